@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = [
     "ApiKeyRecord",
@@ -22,7 +22,6 @@ __all__ = [
     "ValidationVote",
 ]
 
-Visibility: TypeAlias = Literal["private", "org", "network"]
 
 R = TypeVar("R")
 
@@ -67,7 +66,8 @@ class StoredSkill:
     """A skill (a SKILL.md file and its bundled files) as the registry keeps it.
 
     `quality_score` is in 0..1, `files` maps a relative path to the file's
-    text, `created_at` and `updated_at` are required, aware, and come back in UTC.
+    text, `visibility` is `private`, `org` or `network`, `created_at` and
+    `updated_at` are required, aware, and come back in UTC.
     """
 
     id: str
@@ -79,7 +79,7 @@ class StoredSkill:
     domain: str | None = None
     tags: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
-    visibility: Visibility = "network"
+    visibility: str = "network"
     quality_score: float = 0.0
     created_at: datetime = _REQUIRED
     updated_at: datetime = _REQUIRED
@@ -94,7 +94,7 @@ class StoredKnowledgeUnit:
 
     id: str
     unit: dict[str, Any]
-    visibility: Visibility = "network"
+    visibility: str = "network"
     created_at: datetime = _REQUIRED
     updated_at: datetime = _REQUIRED
 

@@ -1,0 +1,149 @@
+"""What the six stores have in common: the clock, the closed flag, limits, decoding."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from kpstore.clock import Clock, system_clock, to_micros
+from kpstore.errors import ConfigurationError, DataCorruptionError, StoreClosedError
+from kpstore.stores import rules
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# How long decoding may keep the event loop before it lets it turn: a slice of 2 ms
+# makes everybody's thread hop 4 ms long, one of 0.5 ms goes unnoticed.
+_SLICE_S = 0.0005
+# One page of the longest list that a store reads at a time when it lists everything.
+SCAN_BATCH = 500
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class StoreContext:
+    """What one open set of stores shares.
+
+    Args:
+        clock: where time comes from.
+        max_record_bytes: the largest record, as JSON in UTF-8.
+        location: where the data is (`memory`, a file's path, a URL), for error messages.
+    """
+
+    clock: Clock = system_clock
+    max_record_bytes: int = 1024 * 1024
+    location: str = "memory"
+    closed: bool = field(default=False, init=False)
+
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` after `close()`."""
+        if self.closed:
+            raise StoreClosedError("the store is closed; open another one with create_store()")
+
+    def now(self) -> datetime:
+        """The clock's time in UTC; a `ConfigurationError` if the clock shows a naive one."""
+        current = self.clock()
+        if not isinstance(current, datetime) or current.utcoffset() is None:
+            raise ConfigurationError("the clock must return an aware datetime (one with a time zone)")
+        return rules.moment(current, "clock")
+
+    def now_micros(self) -> int:
+        """The clock's time in microseconds since 1970."""
+        return to_micros(self.now())
+
+
+class Store:
+    """Base of the six stores: public methods hold the rules, methods with a leading `_` are hooks."""
+
+    def __init__(self, context: StoreContext) -> None:
+        self._context = context
+
+    def _check_open(self) -> None:
+        self._context.check_open()
+
+    def _encode(self, record: object, field: str) -> bytes:
+        """The record as canonical JSON: UTF-8, no white space, keys in their own order."""
+        body = encode(record)
+        if len(body) > self._context.max_record_bytes:
+            raise rules.too_large(field, self._context.max_record_bytes)
+        # The encoder's buffer has slack, which a copy of exactly these bytes has not.
+        return bytes(memoryview(body))
+
+
+class Codec(Generic[R]):
+    """Decodes the bodies that a backend kept, and says which file is damaged when one cannot be read."""
+
+    def __init__(self, record: type[R], context: StoreContext) -> None:
+        self._type = record
+        self._decoder = msgspec.json.Decoder(record)
+        self._context = context
+
+    def decode(self, body: bytes) -> R:
+        """The record in `body`; a `DataCorruptionError` if there is none."""
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeError, TypeError):
+            return self._decode_leniently(body)
+
+    def _decode_leniently(self, body: bytes) -> R:
+        # Other writers' JSON may hold what ours never does, such as lone surrogates: still readable.
+        try:
+            return msgspec.convert(json.loads(body), self._type)
+        except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+            raise DataCorruptionError(
+                f"{self._context.location}: a row that should hold a {self._type.__name__} cannot be read: "
+                f"{type(error).__name__}"
+            ) from error
+
+    async def decode_all(self, bodies: Iterable[bytes]) -> list[R]:
+        """Every record in `bodies`, in order, while the event loop goes on turning."""
+        records = []
+        until = perf_counter() + _SLICE_S
+        for body in bodies:
+            records.append(self.decode(body))
+            if perf_counter() > until:
+                await asyncio.sleep(0)
+                until = perf_counter() + _SLICE_S
+        return records
+
+
+async def walk(
+    context: StoreContext,
+    batch_size: object,
+    last: Callable[[], Awaitable[int]],
+    batch: Callable[[int, int, int], Awaitable[list[tuple[int, T]]]],
+) -> AsyncIterator[T]:
+    """Every record in insertion order, one batch in memory at a time (clause PAGE-4).
+
+    A record keeps its position while it exists, and positions only grow, so
+    that going on after the last one seen neither skips nor repeats, whatever is
+    created, replaced or deleted meanwhile. `last` gives the highest position in
+    use, `batch(after, until, limit)` the records with `after < position <= until`.
+    """
+    context.check_open()
+    size = rules.integer(batch_size, "batch_size", 1)
+    after, until = -1, await last()
+    while after < until:
+        context.check_open()
+        found = await batch(after, until, size)
+        if not found:
+            return
+        for position, item in found:
+            context.check_open()
+            yield item
+            after = position
+
+
+def sort_quality(value: Any) -> float:
+    """The number by which a record is ordered; 0 where an old record has none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return 0.0
+    return float(value)

@@ -1,0 +1,190 @@
+"""The knowledge store: reasoning traces, tool-call patterns and expert SOPs (clauses KNOW-1 to KNOW-7)."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from kpstore.errors import ConfigurationError, ValidationError
+from kpstore.records import Page, ScoredUnit, StoredKnowledgeUnit
+from kpstore.stores import rules
+from kpstore.stores.base import sort_quality
+from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
+from kpstore.stores.skills import as_list
+from kpstore.text import fold
+from kpstore.units import ID_PREFIXES, check_unit
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors, for backends with the capability `vector_search`."""
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a vector has."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text, in order."""
+
+
+class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
+    """Knowledge units by id, by agent, and by search."""
+
+    _record = StoredKnowledgeUnit
+
+    # Hook -----------------------------------------------------------------
+
+    @abstractmethod
+    async def _by_agent(self, agent_id: str) -> list[bytes]:
+        """The bodies of all documents with exactly this `agent_id`, by position, as of one moment."""
+
+    # Rules ----------------------------------------------------------------
+
+    async def create(self, entry: StoredKnowledgeUnit) -> StoredKnowledgeUnit:
+        """Store a unit; the same id replaces the old one whole and keeps its place in insertion order.
+
+        Returns:
+            The record as stored, its datetimes in UTC.
+
+        Raises:
+            ValidationError: the unit is none of the three documents, or a field
+                breaks a rule; nothing was written.
+        """
+        self._check_open()
+        record = await self._checked(entry, "entry")
+        await self._put([unit_document(record, self._encode(record, "entry"))])
+        return record
+
+    async def create_many(self, entries: Iterable[StoredKnowledgeUnit]) -> int:
+        """Store all of them or none, as if created one after another; returns how many were given."""
+        self._check_open()
+        documents = []
+        for index, entry in enumerate(as_list(entries, "entries")):
+            name = f"entries[{index}]"
+            record = await self._checked(entry, name)
+            documents.append(unit_document(record, self._encode(record, name)))
+            if index % 8 == 7:
+                await asyncio.sleep(0)
+        await self._put(documents)
+        return len(documents)
+
+    async def search(
+        self,
+        *,
+        query: str | None = None,
+        types: Collection[str] | None = None,
+        domain: str | None = None,
+        min_quality: float | None = None,
+        offset: int = 0,
+        limit: int = 20,
+    ) -> Page[StoredKnowledgeUnit]:
+        """The units that pass every filter, best `metadata.quality_score` first.
+
+        Args:
+            query: a substring, under folding, of one of a trace's `task.objective`
+                and `steps[].content`, a pattern's `name` and `description`, or an
+                SOP's `name` and `domain`.
+            types: any of `ReasoningTrace`, `ToolCallPattern`, `ExpertSOP`.
+            domain: `metadata.task_domain`, equal under folding.
+            min_quality: the lowest quality, in 0..1.
+            offset: how many matches to pass over.
+            limit: how many to return, 0 to 1000; 0 only counts.
+        """
+        self._check_open()
+        bounds = rules.page(offset, limit)
+        wanted = DocumentQuery(
+            text=folded_filter(query, "query"),
+            types=_type_filter(types),
+            domain=folded_filter(domain, "domain"),
+            min_quality=quality_filter(min_quality),
+        )
+        return await self._page(wanted, *bounds)
+
+    async def get_by_agent_id(self, agent_id: str) -> list[StoredKnowledgeUnit]:
+        """All units whose `metadata.agent_id` is exactly this, in insertion order."""
+        self._check_open()
+        return await self._codec.decode_all(await self._by_agent(rules.identifier(agent_id, "agent_id")))
+
+    async def search_similar(
+        self,
+        *,
+        text: str | None = None,
+        vector: Sequence[float] | None = None,
+        types: Collection[str] | None = None,
+        domain: str | None = None,
+        min_quality: float | None = None,
+        limit: int = 10,
+    ) -> list[ScoredUnit]:
+        """The nearest units by cosine; a `ConfigurationError` without the capability `vector_search`."""
+        self._check_open()
+        raise ConfigurationError(
+            f"the backend at {self._context.location} has no vector_search; "
+            "stores.capabilities tells which backend has"
+        )
+
+    async def _checked(self, entry: object, name: str) -> StoredKnowledgeUnit:
+        """A copy of `entry` that has passed every rule and shares nothing with it."""
+        if not isinstance(entry, StoredKnowledgeUnit):
+            raise ValidationError(name, "must be a StoredKnowledgeUnit")
+        id = rules.identifier(entry.id, f"{name}.id")
+        if not isinstance(entry.unit, dict):
+            raise ValidationError(f"{name}.unit", "must be an object")
+        unit = await rules.json_value(entry.unit, f"{name}.unit", self._context.max_record_bytes)
+        check_unit(unit, f"{name}.unit")
+        if unit["id"] != id:
+            raise ValidationError(f"{name}.id", "must equal unit.id")
+        if len(unit["metadata"].get("agent_id", "")) > rules.MAX_IDENTIFIER:
+            raise ValidationError(
+                f"{name}.unit.metadata.agent_id", f"must be at most {rules.MAX_IDENTIFIER} characters long"
+            )
+        return StoredKnowledgeUnit(
+            id=id,
+            unit=unit,
+            visibility=rules.choice(entry.visibility, f"{name}.visibility", rules.VISIBILITIES),
+            created_at=rules.moment(entry.created_at, f"{name}.created_at"),
+            updated_at=rules.moment(entry.updated_at, f"{name}.updated_at"),
+        )
+
+
+def _type_filter(types: object) -> frozenset[str]:
+    return frozenset(
+        rules.choice(kind, f"types[{index}]", ID_PREFIXES)
+        for index, kind in enumerate(rules.filter_texts(types, "types"))
+    )
+
+
+def unit_document(entry: StoredKnowledgeUnit, body: bytes) -> Document:
+    """What a backend keeps of a unit; also of one that today's rules would refuse, as far as it goes."""
+    unit = entry.unit
+    metadata = _mapping(unit.get("metadata"))
+    domain, agent_id = metadata.get("task_domain"), metadata.get("agent_id")
+    kind = unit.get("@type")
+    return Document(
+        id=entry.id,
+        body=body,
+        quality=sort_quality(metadata.get("quality_score")),
+        texts=tuple(fold(text) for text in _searched(unit) if isinstance(text, str)),
+        domain=fold(domain) if isinstance(domain, str) else None,
+        type=kind if isinstance(kind, str) else "",
+        agent_id=agent_id if isinstance(agent_id, str) else None,
+    )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _searched(unit: dict[str, Any]) -> list[object]:
+    """The texts that a query looks into (clause KNOW-4)."""
+    match unit.get("@type"):
+        case "ReasoningTrace":
+            steps = unit.get("steps")
+            contents = [_mapping(step).get("content") for step in steps] if isinstance(steps, list) else []
+            return [_mapping(unit.get("task")).get("objective"), *contents]
+        case "ToolCallPattern":
+            return [unit.get("name"), unit.get("description")]
+        case "ExpertSOP":
+            return [unit.get("name"), unit.get("domain")]
+        case _:
+            return []

@@ -1,0 +1,127 @@
+"""The skill store: SKILL.md files, found by text, domain, tags and quality (clauses SKILL-1 to SKILL-7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from kpstore.errors import ValidationError
+from kpstore.records import Page, StoredSkill
+from kpstore.stores import rules
+from kpstore.stores.base import sort_quality
+from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
+from kpstore.text import fold
+
+
+class SkillStore(DocumentStore[StoredSkill]):
+    """Skills by id, and by search."""
+
+    _record = StoredSkill
+
+    async def create(self, skill: StoredSkill) -> StoredSkill:
+        """Store a skill; the same id replaces the old one whole and keeps its place in insertion order.
+
+        Returns:
+            The record as stored, its datetimes in UTC.
+
+        Raises:
+            ValidationError: a field breaks a rule; nothing was written.
+        """
+        self._check_open()
+        record = await self._checked(skill, "skill")
+        document = skill_document(record, self._encode(record, "skill"))
+        await self._put([document])
+        return record
+
+    async def create_many(self, skills: Iterable[StoredSkill]) -> int:
+        """Store all of them or none, as if created one after another; returns how many were given."""
+        self._check_open()
+        documents = []
+        for index, skill in enumerate(as_list(skills, "skills")):
+            name = f"skills[{index}]"
+            record = await self._checked(skill, name)
+            documents.append(skill_document(record, self._encode(record, name)))
+            if index % 8 == 7:
+                await asyncio.sleep(0)
+        await self._put(documents)
+        return len(documents)
+
+    async def search(
+        self,
+        *,
+        query: str | None = None,
+        domain: str | None = None,
+        tags: Collection[str] | None = None,
+        min_quality: float | None = None,
+        offset: int = 0,
+        limit: int = 20,
+    ) -> Page[StoredSkill]:
+        """The skills that pass every filter, best quality first.
+
+        Args:
+            query: a substring, under folding, of the name, the description or one tag.
+            domain: equal under folding.
+            tags: at least one of them, equal under folding.
+            min_quality: the lowest quality, in 0..1.
+            offset: how many matches to pass over.
+            limit: how many to return, 0 to 1000; 0 only counts.
+        """
+        self._check_open()
+        bounds = rules.page(offset, limit)
+        wanted = DocumentQuery(
+            text=folded_filter(query, "query"),
+            domain=folded_filter(domain, "domain"),
+            tags=frozenset(fold(tag) for tag in rules.filter_texts(tags, "tags")),
+            min_quality=quality_filter(min_quality),
+        )
+        return await self._page(wanted, *bounds)
+
+    async def _checked(self, skill: object, name: str) -> StoredSkill:
+        """A copy of `skill` that has passed every rule and shares nothing with it."""
+        if not isinstance(skill, StoredSkill):
+            raise ValidationError(name, "must be a StoredSkill")
+        if not isinstance(skill.tags, list | tuple):
+            raise ValidationError(f"{name}.tags", "must be a list of texts")
+        if not isinstance(skill.files, dict):
+            raise ValidationError(f"{name}.files", "must map paths to texts")
+        max_bytes = self._context.max_record_bytes
+        files = await rules.json_value(skill.files, f"{name}.files", max_bytes)
+        for path, content in files.items():
+            if not isinstance(content, str):
+                raise ValidationError(f"{name}.files.{path}", "must be text")
+        tags = await rules.json_value(list(skill.tags), f"{name}.tags", max_bytes)
+        return StoredSkill(
+            id=rules.identifier(skill.id, f"{name}.id"),
+            name=rules.text(skill.name, f"{name}.name"),
+            description=rules.text(skill.description, f"{name}.description"),
+            content=rules.text(skill.content, f"{name}.content"),
+            version=rules.optional_text(skill.version, f"{name}.version"),
+            author=rules.optional_text(skill.author, f"{name}.author"),
+            domain=rules.optional_text(skill.domain, f"{name}.domain"),
+            tags=rules.texts(tags, f"{name}.tags"),
+            files=files,
+            visibility=rules.choice(skill.visibility, f"{name}.visibility", rules.VISIBILITIES),
+            quality_score=rules.number(skill.quality_score, f"{name}.quality_score", 0, 1),
+            created_at=rules.moment(skill.created_at, f"{name}.created_at"),
+            updated_at=rules.moment(skill.updated_at, f"{name}.updated_at"),
+        )
+
+
+def skill_document(skill: StoredSkill, body: bytes) -> Document:
+    """What a backend keeps of a skill."""
+    tags = tuple(fold(tag) for tag in skill.tags)
+    return Document(
+        id=skill.id,
+        body=body,
+        quality=sort_quality(skill.quality_score),
+        texts=(fold(skill.name), fold(skill.description), *tags),
+        domain=None if skill.domain is None else fold(skill.domain),
+        tags=frozenset(tags),
+    )
+
+
+def as_list(items: object, field: str) -> list[object]:
+    """The items of any iterable but a text or a mapping, as a list of our own."""
+    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+        raise ValidationError(field, "must be a list of records")
+    return list(items)

@@ -46,10 +46,12 @@ __all__ = [
     "QdrantServer",
     "ServerFailedError",
     "check_version",
+    "docker_client",
     "qdrant_cluster",
     "qdrant_server",
     "run_qdrant_cluster",
     "run_qdrant_server",
+    "skip_or_fail",
 ]
 
 _log = logging.getLogger(__name__)
@@ -161,14 +163,14 @@ def run_qdrant_cluster(
 @pytest.fixture(scope="session")
 def qdrant_server() -> Iterator[QdrantServer]:
     """One Qdrant server for the session (under pytest-xdist: for each worker)."""
-    with _skip_or_fail(), run_qdrant_server() as server:
+    with skip_or_fail(), run_qdrant_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def qdrant_cluster() -> Iterator[tuple[QdrantServer, ...]]:
     """A Qdrant cluster of three nodes for the session (under pytest-xdist: for each worker)."""
-    with _skip_or_fail(), run_qdrant_cluster() as servers:
+    with skip_or_fail(), run_qdrant_cluster() as servers:
         yield servers
 
 
@@ -189,7 +191,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @contextlib.contextmanager
-def _skip_or_fail() -> Iterator[None]:
+def skip_or_fail() -> Iterator[None]:
     """Turn a missing server into a skip that says why, or into a failure where Docker was promised."""
     try:
         yield
@@ -266,8 +268,8 @@ def _poll(
 def _get(url: str, api_key: str | None = None) -> tuple[int, bytes]:
     headers = {"api-key": api_key} if api_key else {}
     try:
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `_given_server` let only http(s) in
-        with _OPENER.open(request, timeout=2.0) as response:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `_given_server` let only
+        http(s) in with _OPENER.open(request, timeout=2.0) as response:
             return response.status, response.read(65_536)
     except urllib.error.HTTPError as error:
         with error:
@@ -297,7 +299,7 @@ class _Containers:
         self._client: _DockerClient
 
     def __enter__(self) -> "_Containers":
-        self._client = _docker_client()
+        self._client = docker_client()
         try:
             _require_image(self._client, self._image)
             _without_unavailable_ryuk(self._client)
@@ -382,8 +384,8 @@ class _Containers:
             ) from error
 
 
-def _docker_client() -> _DockerClient:
-    """A client that has spoken with a Docker daemon."""
+def docker_client() -> _DockerClient:
+    """A Docker SDK client that has spoken with its daemon; `NoServerError` when none answers."""
     try:
         importlib.import_module("testcontainers.core.container")
         docker = importlib.import_module("docker")

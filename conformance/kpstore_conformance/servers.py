@@ -268,8 +268,8 @@ def _poll(
 def _get(url: str, api_key: str | None = None) -> tuple[int, bytes]:
     headers = {"api-key": api_key} if api_key else {}
     try:
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `_given_server` let only
-        http(s) in with _OPENER.open(request, timeout=2.0) as response:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http(s), checked on entry
+        with _OPENER.open(request, timeout=2.0) as response:
             return response.status, response.read(65_536)
     except urllib.error.HTTPError as error:
         with error:

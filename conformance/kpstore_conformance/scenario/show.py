@@ -1,0 +1,122 @@
+"""How values look to the engine (`view`) and to a reader (`short`); API keys never reach either reader (GEN-11)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Set
+from datetime import datetime, timedelta
+from typing import Any
+
+__all__ = ["clip", "quote", "redact", "short", "snapshot", "view"]
+
+# The prefix of a key (`kp_` and 8 digits) is public; more digits than that are part of the secret.
+_KEY = re.compile(r"kp_[0-9a-f]{9,}", re.IGNORECASE)
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def redact(text: str) -> str:
+    """The text with every raw API key in it, or part of one, replaced."""
+    return _KEY.sub("kp_????????…", text)
+
+
+def view(value: object) -> Any:
+    """A value as expectations see it: records as mappings of their fields, tuples as lists, sets as frozensets."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: view(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: view(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [view(item) for item in value]
+    if isinstance(value, Set):
+        return frozenset(value)
+    return value
+
+
+def snapshot(value: Any) -> Any:
+    """A copy that shares no container with the original; records stay records."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        copy = object.__new__(type(value))
+        for field in dataclasses.fields(value):
+            object.__setattr__(copy, field.name, snapshot(getattr(value, field.name)))
+        return copy
+    if type(value) is dict:
+        return {key: snapshot(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(snapshot(item) for item in value)
+    return value
+
+
+def quote(text: str, room: int = 80) -> str:
+    """The text in double quotes on one line, redacted, shortened in the middle, with unprintable characters escaped."""
+    text = redact(text)
+    tail = ""
+    if len(text) > room:
+        head = room * 2 // 3
+        tail = f" ({len(text):,} characters)"
+        text = f"{text[:head]}…{text[len(text) - (room - head) :]}"
+    return '"' + "".join(_escape(character) for character in text) + '"' + tail
+
+
+def _escape(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def clip(text: str, room: int) -> str:
+    """The text cut to `room` characters."""
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def short(value: object, room: int = 200, *, items: int = 8, depth: int = 4) -> str:
+    """A value on one line in YAML's flow style, at most about `room` characters long."""
+    return clip(_short(view(value), items, depth), room)
+
+
+def _short(value: object, items: int, depth: int) -> str:  # noqa: PLR0911
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else f".{value}".replace(".-", "-.")
+    if isinstance(value, int):
+        digits = value.bit_length() * 3 // 10
+        return str(value) if digits < 40 else f"an integer of about {digits} digits"
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g} s"
+    if isinstance(value, dict):
+        if not value:
+            return "{}"
+        if depth == 0:
+            return f"{{… {len(value)} keys}}"
+        parts = [f"{_key(key)}: {_short(item, items, depth - 1)}" for key, item in list(value.items())[:items]]
+        return "{" + ", ".join(parts + _more(len(value) - items)) + "}"
+    if isinstance(value, (list, frozenset)):
+        if isinstance(value, frozenset):
+            inner, open_, close = sorted(value, key=repr), "{$set: [", "]}"
+        else:
+            inner, open_, close = value, "[", "]"
+        if depth == 0 and inner:
+            return f"{open_}… {len(inner)} items{close}"
+        parts = [_short(item, items, depth - 1) for item in inner[:items]]
+        return open_ + ", ".join(parts + _more(len(inner) - items)) + close
+    return redact(clip(repr(value), 80))
+
+
+def _key(key: object) -> str:
+    text = str(key)
+    return text if re.fullmatch(r"[A-Za-z_@$][\w@.-]*", text) else quote(text, 40)
+
+
+def _more(count: int) -> list[str]:
+    return [f"… {count} more"] if count > 0 else []

@@ -1,0 +1,448 @@
+"""One run of the suite inside pytest: collects the cases, runs each on stores of its own, and judges at
+the end.
+
+With pytest-xdist the workers run the cases and the controller judges; what a case gave travels on its report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpstore import __version__
+from kpstore_conformance.check import DEFAULT_TIMEOUT_S, Check, module_checks
+from kpstore_conformance.known import Known, KnownEntry, KnownFileError, load_known, matches
+from kpstore_conformance.plugin import is_scenario_file
+from kpstore_conformance.report import write_reports
+from kpstore_conformance.scenario import Case, ScenarioFileError, run_case
+from kpstore_conformance.scenario.show import redact
+from kpstore_conformance.suite import (
+    Suite,
+    SuiteCase,
+    checks_folder,
+    load_scenarios,
+    packaged_scenarios,
+    root_of,
+)
+from kpstore_conformance.target import AdapterError, BackendFacts, CaseTarget, adapter_for, probe
+from kpstore_conformance.verdict import CaseOutcome, Outcome, Verdict, judge, render
+
+__all__ = ["ANCHOR", "CaseItem", "ConformanceRun"]
+
+ANCHOR = Path(__file__).with_name("suite.ini")
+"""Collecting this file collects the whole suite."""
+
+_ON_REPORT = "kpstore_outcome"
+_ON_WORKER = "kpstore_backend"
+
+
+class CaseFailedError(Exception):
+    """A case failed; the message is the whole text for a person."""
+
+
+class ConformanceRun:
+    """The hooks of one run. Raises UsageError where the options make no sense or the backend cannot be
+    opened.
+    """
+
+    def __init__(self, config: pytest.Config, backend: str) -> None:
+        self._config = config
+        self._started = datetime.now(UTC)
+        self._start_s = time.perf_counter()
+        here = config.invocation_params.dir
+        if ":" in f"{backend}{config.getoption('kpstore_adapter') or ''}" and str(here) not in sys.path:
+            # The backend of somebody who has not packaged it yet lies where they stand.
+            sys.path.insert(0, str(here))
+        folders = [(here / folder).resolve() for folder in config.getoption("kpstore_scenarios") or ()]
+        for folder in folders:
+            if not folder.is_dir():
+                raise pytest.UsageError(f"--scenarios {folder}: no such folder")
+        self.suite = Suite(tuple(folders), packaged=not config.getoption("kpstore_no_packaged"))
+        self._globs: list[str] = config.getoption("kpstore_case") or []
+        self.known = self._load_known(here)
+        try:
+            self.adapter = adapter_for(backend, config.getoption("kpstore_adapter"))
+            self.backend = self._facts()
+        except AdapterError as error:
+            raise pytest.UsageError(str(error)) from error
+        self._outcomes: list[CaseOutcome] = []
+        self._problems: list[str] = []
+        self.verdict: Verdict | None = None
+        self._reports: list[Path] = []
+
+    def _load_known(self, here: Path) -> Known:
+        file = self._config.getoption("kpstore_known")
+        if file is None:
+            return Known()
+        try:
+            return load_known(here / file)
+        except KnownFileError as error:
+            raise pytest.UsageError(*map(str, error.problems)) from error
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    def _facts(self) -> BackendFacts:
+        told = getattr(self._config, "workerinput", {}).get(_ON_WORKER)
+        if told is None:
+            return asyncio.run(probe(self.adapter))
+        return BackendFacts(
+            told["spec"], told["name"], frozenset(told["capabilities"]), frozenset(told["inspectors"])
+        )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of pytest-xdist what the controller found out, so that the backend is probed once."""
+        node.workerinput[_ON_WORKER] = self.backend.to_json()
+
+    def pytest_report_header(self) -> str:
+        """A line on the backend."""
+        declares = ", ".join(sorted(self.backend.capabilities)) or "no capability"
+        return f"kpstore conformance: backend {self.backend.name}, declares {declares}"
+
+    # ---- collection
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """The suite's own folders are never ignored, wherever a virtual environment may have put them."""
+        ours = (ANCHOR.parent, packaged_scenarios())
+        return False if any(collection_path.is_relative_to(folder) for folder in ours) else None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Our own package is a folder of cases here, not a Python package to be imported by its path."""
+        if path == ANCHOR.parent or path == checks_folder():
+            return pytest.Dir.from_parent(parent, path=path)
+        return None
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Scenario files, check modules, and the anchor."""
+        if file_path == ANCHOR:
+            if parent.session.isinitpath(file_path):
+                return _WholeSuite.from_parent(parent, path=file_path, name="", run=self)
+            return None
+        if file_path.parent == checks_folder():
+            if file_path.suffix == ".py" and file_path.name != "__init__.py":
+                return _CheckModule.from_parent(parent, path=file_path, run=self)
+            return None
+        if is_scenario_file(file_path):
+            root = root_of(file_path, self.suite.extra)
+            return _ScenarioFileNode.from_parent(parent, path=file_path, root=root, run=self)
+        return None
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Apply --case."""
+        if not self._globs:
+            return
+        kept: list[pytest.Item] = []
+        dropped: list[pytest.Item] = []
+        for item in items:
+            wanted = not isinstance(item, CaseItem) or any(
+                matches(glob, item.case.id) for glob in self._globs
+            )
+            (kept if wanted else dropped).append(item)
+        if dropped:
+            self._config.hook.pytest_deselected(items=dropped)
+            items[:] = kept
+
+    # ---- reports
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put what a case gave on its report."""
+        report = yield
+        if isinstance(item, CaseItem) and call.when == "call" and item.outcome is not None:
+            setattr(report, _ON_REPORT, item.outcome.to_plain())
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather what the cases gave, from this process or from the workers."""
+        plain = getattr(report, _ON_REPORT, None)
+        if plain is not None:
+            self._outcomes.append(CaseOutcome.from_plain(plain))
+        elif report.failed and report.when not in ("setup", "call", "teardown"):
+            # What pytest-xdist reports of a test during which its worker died.
+            self._problems.append(f"the process died in {report.nodeid}")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be collected fails the run."""
+        if report.failed:
+            self._problems.append(f"cannot be read: {report.nodeid}")
+
+    # ---- the verdict
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Judge, write the reports, and see to it that a bad verdict is a bad exit status."""
+        if self._is_worker or self._config.getoption("collectonly"):
+            return
+        cases, unreadable = self.suite.readable_cases()
+        known_ids = {case.id for case in cases} | {one.case for one in self._outcomes}
+        self._problems.extend(f"cannot be read: {problem}" for problem in unreadable[:1])
+        selected = {one.case for one in self._outcomes}
+        whole = all(case.id in selected for case in cases)
+        self._problems.extend(self.known.problems(known_ids if whole else None))
+        self.verdict = judge(
+            self.backend,
+            self._outcomes,
+            suite=cases,
+            problems=list(dict.fromkeys(self._problems)),
+            duration_s=time.perf_counter() - self._start_s,
+        )
+        folder = self._config.getoption("kpstore_report")
+        if folder is not None:
+            target = self._config.invocation_params.dir / folder
+            self._reports = write_reports(target, self.verdict, self.suite, self._started)
+        if not self.verdict.passed and session.exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        ):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the verdict."""
+        if self.verdict is None:
+            return
+        terminalreporter.ensure_newline()
+        for line in render(
+            self.verdict,
+            suite_version=__version__,
+            reports=[str(path) for path in self._reports],
+        ):
+            terminalreporter.write_line(redact(line.text), **line.markup)
+
+    # ---- running a case
+
+    def shown(self, case: SuiteCase) -> str:
+        """A case's file, as short as it stays clickable."""
+        for base in (self._config.invocation_params.dir, packaged_scenarios().parent):
+            if case.file.is_relative_to(base):
+                return str(case.file.relative_to(base))
+        return str(case.file)
+
+    def rerun(self, case: SuiteCase) -> str:
+        """The command that runs a case alone."""
+        parts = ["kpstore", "conformance", "run", "--backend", self.adapter.spec]
+        if self._config.getoption("kpstore_adapter"):
+            parts += ["--adapter", self._config.getoption("kpstore_adapter")]
+        if case.root is not None and case.root != packaged_scenarios():
+            parts += ["--scenarios", str(case.root)]
+        return shlex.join([*parts, "--case", case.id])
+
+    def execute(self, case: SuiteCase) -> tuple[Outcome, str, str]:
+        """Run a case on stores of its own: how it ended, one line on a failure, and the whole text of it."""
+        return asyncio.run(self._execute(case))
+
+    async def _execute(self, case: SuiteCase) -> tuple[Outcome, str, str]:
+        target = CaseTarget(self.adapter, self.backend.name)
+        timeout_s = case.work.timeout_s if isinstance(case.work, Check) else DEFAULT_TIMEOUT_S
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await (
+                    self._check(case, case.work, target)
+                    if isinstance(case.work, Check)
+                    else self._scenario(case, case.work, target)
+                )
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            summary = f"no end after {timeout_s:g} s"
+            return "error", summary, f"{case.id}: {summary}\n  {self.shown(case)}:{case.line}"
+        finally:
+            await target.dispose()
+
+    async def _scenario(self, case: SuiteCase, work: Case, target: CaseTarget) -> tuple[Outcome, str, str]:
+        result = await run_case(work, target)
+        if result.outcome == "passed":
+            return "passed", "", ""
+        failure = result.failure
+        assert failure is not None
+        return result.outcome, failure.summary, failure.render(rerun=self.rerun(case))
+
+    async def _check(self, case: SuiteCase, work: Check, target: CaseTarget) -> tuple[Outcome, str, str]:
+        try:
+            await work.run(target)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            said = str(error).strip() or "no message"
+            summary = f"{type(error).__name__}: {said.splitlines()[0]}"
+            text = "\n".join(
+                [
+                    f"{case.id}",
+                    f"  {work.fact}",
+                    f"  proves {', '.join(case.clauses)} · {self.shown(case)}:{case.line}",
+                    "",
+                    *_trace(error, work.file),
+                    "",
+                    f"again: {self.rerun(case)}",
+                ]
+            )
+            outcome: Outcome = "failed" if isinstance(error, AssertionError) else "error"
+            return outcome, summary, text
+        return "passed", "", ""
+
+
+def _trace(error: Exception, file: Path) -> list[str]:
+    """The stack of an error from the check's own file on: what called the check is of no interest."""
+    stack = traceback.TracebackException.from_exception(error)
+    inside = [number for number, frame in enumerate(stack.stack) if Path(frame.filename) == file]
+    if inside:
+        stack.stack = traceback.StackSummary.from_list(stack.stack[inside[0] :])
+    return "".join(stack.format()).rstrip().splitlines()
+
+
+class _RunNode(pytest.File):
+    """A file whose cases belong to a run."""
+
+    def __init__(self, *, run: ConformanceRun, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run = run
+
+    def _items(self, cases: Iterable[SuiteCase]) -> Iterator[pytest.Item]:
+        for case in cases:
+            # Item names end up in reports and on terminals; a parameter may hold what neither can show.
+            name = case.name.encode("utf-8", "backslashreplace").decode("utf-8")
+            yield CaseItem.from_parent(self, name=name, case=case, run=self.run)
+
+
+class _WholeSuite(_RunNode):
+    """Everything: the packaged scenarios, the checks, and the folders given besides."""
+
+    def collect(self) -> Iterator[pytest.Collector]:
+        for path, root in self.run.suite.scenario_paths():
+            yield _ScenarioFileNode.from_parent(self, path=path, root=root, run=self.run)
+        if self.run.suite.packaged:
+            for path in sorted(checks_folder().glob("*.py")):
+                if path.name != "__init__.py":
+                    yield _CheckModule.from_parent(self, path=path, run=self.run)
+
+
+class _ScenarioFileNode(_RunNode):
+    """One scenario file."""
+
+    def __init__(self, *, root: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._root = root
+
+    def collect(self) -> Iterator[pytest.Item]:
+        loaded = load_scenarios(self.path, self._root)
+        return self._items(
+            SuiteCase.of_scenario(case, self._root)
+            for scenario in loaded.scenarios
+            for case in scenario.cases()
+        )
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The problems of a refused file, a line each."""
+        if isinstance(excinfo.value, ScenarioFileError):
+            return "\n".join(str(problem) for problem in excinfo.value.problems)
+        return super().repr_failure(excinfo)
+
+
+class _CheckModule(_RunNode):
+    """One module of checks."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        found = module_checks(f"kpstore_conformance.checks.{self.path.stem}")
+        return self._items(SuiteCase.of_check(check) for check in found)
+
+
+class CaseItem(pytest.Item):
+    """One case. `-k` finds it by its id, its clauses, its tags and what it requires."""
+
+    def __init__(self, *, case: SuiteCase, run: ConformanceRun, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.case = case
+        self.outcome: CaseOutcome | None = None
+        self._run = run
+        self.extra_keyword_matches.update((case.id, *case.clauses, *case.tags, *case.requires))
+        self.user_properties.extend(
+            [
+                ("case", case.id),
+                ("file", run.shown(case)),
+                ("line", case.line),
+                ("clauses", " ".join(case.clauses)),
+            ]
+        )
+
+    def runtest(self) -> None:
+        """Run the case; raises with the text for a person where that fails the run."""
+        missing = self.case.missing(self._run.backend)
+        if missing:
+            self._note("not_applicable", 0.0, missing=[(one.kind, one.name) for one in missing])
+            backend = self._run.backend.name
+            pytest.skip(f"not applicable to {backend}: {' and '.join(map(str, missing))}")
+        entry = self._run.known.entry_for(self.case.id)
+        start_s = time.perf_counter()
+        try:
+            outcome, summary, text = self._run.execute(self.case)
+        except Exception as error:
+            # The adapter broke, before or after the case: as loud as a failing case, with its own traceback.
+            self._note("error", time.perf_counter() - start_s, f"{type(error).__name__}: {error}", entry)
+            raise
+        duration_s = time.perf_counter() - start_s
+        if outcome == "passed":
+            if entry is None or entry.flaky:
+                self._note("passed", duration_s, None, entry)
+                return
+            summary = f"known to fail, but passes: remove it from {entry.file}:{entry.line}"
+            self._note("unexpected_pass", duration_s, summary, entry)
+            raise CaseFailedError(f"{self.case.id}\n  {summary}\n  {entry.reason} ({entry.issue})")
+        if entry is not None:
+            self._note("flaky_failed" if entry.flaky else "known_failing", duration_s, summary, entry)
+            pytest.xfail(f"{entry.kind}: {entry.reason} ({entry.issue}): {redact(summary)}")
+        self._note(outcome, duration_s, summary)
+        raise CaseFailedError(redact(text))
+
+    def _note(
+        self,
+        outcome: Outcome,
+        duration_s: float,
+        summary: str | None = None,
+        entry: KnownEntry | None = None,
+        missing: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        case = self.case
+        known = (
+            None
+            if entry is None
+            else {"reason": entry.reason, "issue": entry.issue, "expires": entry.expires.isoformat()}
+        )
+        failed = outcome not in ("passed", "not_applicable")
+        self.outcome = CaseOutcome(
+            case=case.id,
+            kind=case.kind,
+            file=self._run.shown(case),
+            line=case.line,
+            clauses=list(case.clauses),
+            requires=list(case.requires),
+            outcome=outcome,
+            duration_s=duration_s,
+            summary=None if summary is None else redact(summary),
+            missing=list(missing),
+            known=known,
+            rerun=self._run.rerun(case) if failed else None,
+        )
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The text of a failing case; whatever else went wrong, as pytest shows it."""
+        if isinstance(excinfo.value, CaseFailedError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The case's file, its line (from 0, as pytest has it), and its id."""
+        return self.case.file, self.case.line - 1, self.case.id

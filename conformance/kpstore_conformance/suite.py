@@ -1,0 +1,231 @@
+"""What the suite consists of: the packaged scenarios and checks, and folders of scenarios given besides."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from kpstore_conformance.check import Check, discover_checks
+from kpstore_conformance.scenario import (
+    CLAUSES,
+    Case,
+    Problem,
+    ScenarioFile,
+    ScenarioFileError,
+    discover,
+    load_file,
+)
+from kpstore_conformance.target import BackendFacts
+
+__all__ = [
+    "Missing",
+    "Suite",
+    "SuiteCase",
+    "binds",
+    "checks_folder",
+    "clause_group",
+    "load_scenarios",
+    "packaged_scenarios",
+    "root_of",
+]
+
+_ONLY_FOR = {"SQL": "sqlite", "MEM": "memory"}
+"""Groups of clauses that are about one backend."""
+
+
+def packaged_scenarios() -> Path:
+    """The folder of the scenarios that come with the suite: in the wheel, else at the top of the
+    repository.
+    """
+    package = Path(str(files("kpstore_conformance")))
+    installed = package / "scenarios"
+    return installed if installed.is_dir() else package.parents[1] / "scenarios"
+
+
+def checks_folder() -> Path:
+    """The folder of the check modules."""
+    return Path(str(files("kpstore_conformance"))) / "checks"
+
+
+def root_of(path: Path, roots: Sequence[Path]) -> Path:
+    """The folder that a scenario file's ids start at, however the file was reached: the innermost of
+    `roots` and the packaged folder that contains it, else the outermost folder named `scenarios`, else
+    its own folder.
+    """
+    inside = [root for root in (packaged_scenarios(), *roots) if path.is_relative_to(root)]
+    if inside:
+        return max(inside, key=lambda root: len(root.parts))
+    named = [parent for parent in path.parents if parent.name == "scenarios"]
+    return named[-1] if named else path.parent
+
+
+@lru_cache(maxsize=4096)
+def load_scenarios(path: Path, root: Path) -> ScenarioFile:
+    """A scenario file, read once per process. A `ScenarioFileError` holds all its problems."""
+    return load_file(path, root=root)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing a case needs and a backend does not have: a capability, an inspector, or being another
+    backend.
+    """
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"is about {self.name} only" if self.kind == "backend" else f"needs {self.name}"
+
+
+def clause_group(clause: str) -> str:
+    """`GEN` of `GEN-6`."""
+    return clause.partition("-")[0]
+
+
+def binds(clause: str, facts: BackendFacts) -> bool:
+    """Whether a backend must keep a clause: those about one backend bind it alone, KNOW-7 whoever
+    declares it.
+    """
+    only = _ONLY_FOR.get(clause_group(clause))
+    if only is not None:
+        return facts.name == only
+    return clause != "KNOW-7" or "vector_search" in facts.capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteCase:
+    """A case of a scenario, or a check: one thing that runs and has an outcome."""
+
+    id: str
+    name: str
+    clauses: tuple[str, ...]
+    requires: tuple[str, ...]
+    tags: tuple[str, ...]
+    file: Path
+    line: int
+    work: Case | Check
+    root: Path | None = None
+
+    @classmethod
+    def of_scenario(cls, case: Case, root: Path) -> SuiteCase:
+        """A case of a scenario, whose ids start at `root`."""
+        scenario = case.scenario
+        file = Path(scenario.file)
+        inside = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+        return cls(
+            id=case.id,
+            name=case.id.removeprefix(f"{inside.with_suffix('').as_posix()}/"),
+            clauses=tuple(sorted(scenario.clauses, key=list(CLAUSES).index)),
+            requires=tuple(sorted(scenario.requires)),
+            tags=tuple(sorted(scenario.tags)),
+            file=file,
+            line=scenario.line,
+            work=case,
+            root=root,
+        )
+
+    @classmethod
+    def of_check(cls, check: Check) -> SuiteCase:
+        """A check, as a case."""
+        return cls(
+            id=check.id,
+            name=check.name,
+            clauses=tuple(sorted(check.clauses, key=list(CLAUSES).index)),
+            requires=tuple(sorted(check.requires)),
+            tags=(),
+            file=check.file,
+            line=check.line,
+            work=check,
+        )
+
+    @property
+    def kind(self) -> str:
+        """`scenario` or `check`."""
+        return "check" if isinstance(self.work, Check) else "scenario"
+
+    def missing(self, facts: BackendFacts) -> list[Missing]:
+        """What it needs and the backend does not have; nothing where it is applicable."""
+        only = {_ONLY_FOR[group] for clause in self.clauses if (group := clause_group(clause)) in _ONLY_FOR}
+        if isinstance(self.work, Check) and self.work.backends is not None and not only:
+            only = set(self.work.backends)
+        if only and facts.name not in only:
+            return [Missing("backend", " or ".join(sorted(only)))]
+        found = []
+        for name in self.requires:
+            if name.startswith("inspector."):
+                if name.removeprefix("inspector.") not in facts.inspectors:
+                    found.append(Missing("inspector", name))
+            elif name not in facts.capabilities:
+                found.append(Missing("capability", name))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The folders a run is made of. `extra` are folders of scenarios given besides the packaged ones."""
+
+    extra: tuple[Path, ...] = ()
+    packaged: bool = True
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """All folders of scenarios."""
+        return ((packaged_scenarios(),) if self.packaged else ()) + self.extra
+
+    def scenario_paths(self) -> list[tuple[Path, Path]]:
+        """Each scenario file with the folder that its ids start at."""
+        return [(path, root) for root in self.roots if root.is_dir() for path in discover([root])]
+
+    def cases(self) -> list[SuiteCase]:
+        """Every case of every file, then every check.
+
+        Raises:
+            ScenarioFileError: with all problems of all files.
+        """
+        cases, problems = self.readable_cases()
+        if problems:
+            raise ScenarioFileError(problems)
+        return cases
+
+    def readable_cases(self) -> tuple[list[SuiteCase], list[Problem]]:
+        """The cases of the files that can be read, and the problems of those that cannot."""
+        cases: list[SuiteCase] = []
+        problems: list[Problem] = []
+        for path, root in self.scenario_paths():
+            try:
+                loaded = load_scenarios(path, root)
+            except ScenarioFileError as error:
+                problems.extend(error.problems)
+                continue
+            cases.extend(
+                SuiteCase.of_scenario(case, root)
+                for scenario in loaded.scenarios
+                for case in scenario.cases()
+            )
+        if self.packaged:
+            cases.extend(SuiteCase.of_check(check) for check in discover_checks())
+        return cases, problems
+
+
+_IGNORED_FOLDERS = re.compile(r"(__pycache__|\..*)\Z")
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder: the same on every machine, and
+    different as soon as anything that a scenario reads is.
+    """
+    total = hashlib.sha256()
+    found = (path for path in folder.rglob("*") if path.is_file())
+    for path in sorted(found, key=lambda one: one.relative_to(folder).as_posix()):
+        inside = path.relative_to(folder)
+        if any(_IGNORED_FOLDERS.match(part) for part in inside.parts):
+            continue
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{inside.as_posix()}\0{content}\n".encode())
+    return total.hexdigest()

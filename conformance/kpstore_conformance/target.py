@@ -1,0 +1,340 @@
+"""How the suite gets stores of a backend: one folder, one set of settings and one set of data per case."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import quote
+
+from kpstore import AllStores, Clock, KpStoreError, ManualClock, Settings, StoredSkill, create_store
+
+__all__ = [
+    "ADAPTER_GROUP",
+    "AdapterError",
+    "BackendAdapter",
+    "BackendFacts",
+    "CaseTarget",
+    "MemoryAdapter",
+    "SqliteAdapter",
+    "adapter_for",
+    "probe",
+]
+
+ADAPTER_GROUP = "kpstore.conformance"
+"""Entry point group by which an installed package names the adapter of its backend (name = the backend's)."""
+
+_SQL_TIMEOUT_S = 5.0
+
+
+class AdapterError(Exception):
+    """The backend or its adapter cannot be used at all; the message is one line for the person who named
+    it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFacts:
+    """What is known of a backend before its first case: what it calls itself, declares, and lets be
+    looked at.
+    """
+
+    spec: str
+    name: str
+    capabilities: frozenset[str]
+    inspectors: frozenset[str]
+
+    def to_json(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "spec": self.spec,
+            "name": self.name,
+            "capabilities": sorted(self.capabilities),
+            "inspectors": sorted(self.inspectors),
+        }
+
+
+class BackendAdapter:
+    """How the suite gets isolated stores of one backend. It works as it is for a backend that keeps its data
+    in memory or in the file that `settings.sqlite_path` names; a backend that keeps it elsewhere (on a
+    server, in a folder of its own) subclasses it and gives each case a place of its own.
+
+    Every method that takes `folder` is called for one case; `folder` is an empty directory that belongs to
+    that case alone, and is removed after it.
+
+    Args:
+        spec: what was given to `--backend`: a name, or `module:callable`.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def settings(self, folder: Path) -> Settings:
+        """The settings of the case that owns `folder`: the environment's, with the database inside
+        `folder`.
+        """
+        return replace(Settings.from_env(), store_backend=self.spec, sqlite_path=str(folder / "kpstore.db"))
+
+    def environment(self, settings: Settings) -> dict[str, str]:
+        """The variables with which another process opens the same data by `create_store()` without
+        arguments.
+        """
+        variables = {
+            "KP_STORE_BACKEND": settings.store_backend,
+            "KP_SQLITE_PATH": str(settings.sqlite_path),
+            "KP_SQLITE_SYNCHRONOUS": str(settings.sqlite_synchronous),
+            "KP_QDRANT_URL": settings.qdrant_url,
+            "KP_MAX_RECORD_BYTES": str(settings.max_record_bytes),
+        }
+        if settings.qdrant_api_key:
+            variables["KP_QDRANT_API_KEY"] = settings.qdrant_api_key
+        return variables
+
+    async def open(self, settings: Settings, clock: Clock) -> AllStores:
+        """A new handle on the data of `settings`."""
+        return await create_store(self.spec, settings=settings, clock=clock)
+
+    def inspectors(self) -> frozenset[str]:
+        """Which looks behind the store's back it offers: any of `sql` and `raw`."""
+        return frozenset()
+
+    async def inspect_sql(
+        self, folder: Path, settings: Settings, sql: str, parameters: Sequence[object]
+    ) -> list[dict[str, object]]:
+        """The rows of a query, each a mapping by column, read without going through the store."""
+        raise AdapterError(f"the adapter of {self.spec} offers no inspector.sql")
+
+    async def inspect_raw(self, folder: Path, settings: Settings, needle: bytes) -> int:
+        """How often `needle` occurs in everything that the backend keeps on disk."""
+        raise AdapterError(f"the adapter of {self.spec} offers no inspector.raw")
+
+    async def dispose(self, folder: Path, settings: Settings) -> None:
+        """Remove what the case left outside `folder`, such as its collections on a server."""
+
+
+def _count_in_files(folder: Path, needle: bytes) -> int:
+    # Every file, not a list of names: a copy that a backend keeps beside its database counts too.
+    return sum(file.read_bytes().count(needle) for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+class MemoryAdapter(BackendAdapter):
+    """The memory backend: whatever it would write to disk by default would be found in the case's folder."""
+
+    def inspectors(self) -> frozenset[str]:
+        """Raw only: there is no SQL to ask."""
+        return frozenset({"raw"})
+
+    async def inspect_raw(self, folder: Path, settings: Settings, needle: bytes) -> int:
+        """How often `needle` occurs in the case's folder."""
+        return await asyncio.to_thread(_count_in_files, folder, needle)
+
+
+class SqliteAdapter(BackendAdapter):
+    """The SQLite backend: one database file per case, looked at through connections of the suite's own."""
+
+    def inspectors(self) -> frozenset[str]:
+        """Both: the file is SQL, and the file is bytes."""
+        return frozenset({"raw", "sql"})
+
+    async def inspect_sql(
+        self, folder: Path, settings: Settings, sql: str, parameters: Sequence[object]
+    ) -> list[dict[str, object]]:
+        """The rows of a query on a read-only connection of its own to the file."""
+        return await asyncio.to_thread(_query, Path(settings.sqlite_path), sql, parameters)
+
+    async def inspect_raw(self, folder: Path, settings: Settings, needle: bytes) -> int:
+        """How often `needle` occurs in the database, its WAL, its journal and whatever lies beside them."""
+        return await asyncio.to_thread(_count_in_files, folder, needle)
+
+
+def _query(path: Path, sql: str, parameters: Sequence[object]) -> list[dict[str, object]]:
+    # Read-only, so that closing this connection neither checkpoints nor removes the WAL that a later
+    # raw look is to see.
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_SQL_TIMEOUT_S)) as connection:
+        cursor = connection.execute(sql, tuple(parameters))
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+class CaseTarget:
+    """The stores of one case: what the scenario engine and a check's `Lab` open and look into.
+
+    Args:
+        adapter: how to reach the backend.
+        name: the backend's name, as messages show it.
+    """
+
+    def __init__(self, adapter: BackendAdapter, name: str | None = None) -> None:
+        self.adapter = adapter
+        self.name = name or adapter.spec
+        self.folder = Path(tempfile.mkdtemp(prefix="kpstore-"))
+        self.settings = adapter.settings(self.folder)
+
+    def inspectors(self) -> frozenset[str]:
+        """Which looks behind the store's back the case may take."""
+        return self.adapter.inspectors()
+
+    async def open(self, clock: Clock) -> AllStores:
+        """A handle on this case's data; call again for a second one, or to reopen."""
+        return await self.adapter.open(self.settings, clock)
+
+    async def inspect_sql(self, sql: str, parameters: Sequence[object]) -> list[dict[str, object]]:
+        """See `BackendAdapter.inspect_sql`."""
+        return await self.adapter.inspect_sql(self.folder, self.settings, sql, parameters)
+
+    async def inspect_raw(self, needle: bytes) -> int:
+        """See `BackendAdapter.inspect_raw`."""
+        return await self.adapter.inspect_raw(self.folder, self.settings, needle)
+
+    def environment(self) -> dict[str, str]:
+        """All variables of a process that opens this case's data by `create_store()`; imports work as
+        they do here.
+        """
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("KP_")}
+        inherited["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+        return inherited | self.adapter.environment(self.settings)
+
+    async def dispose(self) -> None:
+        """Remove everything that the case left."""
+        try:
+            await self.adapter.dispose(self.folder, self.settings)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_BUILT_IN: dict[str, type[BackendAdapter]] = {"memory": MemoryAdapter, "sqlite": SqliteAdapter}
+
+
+def adapter_for(backend: str, adapter: str | None = None) -> BackendAdapter:
+    """The adapter of a backend: the one named, else the one an installed package names, else a built-in one.
+
+    Args:
+        backend: a backend's name, or `module:callable`.
+        adapter: `module:Class`, a subclass of `BackendAdapter`, or None.
+
+    Raises:
+        AdapterError: the adapter named is not there or is no `BackendAdapter`.
+    """
+    spec = backend.strip()
+    if not spec:
+        raise AdapterError("--backend needs a name, or module:callable")
+    if ":" not in spec:
+        spec = spec.casefold()
+    if adapter is not None:
+        return _load_adapter(adapter)(spec)
+    for entry in entry_points(group=ADAPTER_GROUP):
+        if entry.name.casefold() == spec:
+            return _load_adapter(entry.value)(spec)
+    return _BUILT_IN.get(spec, BackendAdapter)(spec)
+
+
+def _load_adapter(reference: str) -> type[BackendAdapter]:
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise AdapterError(f"--adapter {reference!r}: write module:Class")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise AdapterError(f"--adapter {reference!r}: cannot import {module_name}: {error}") from error
+    except AttributeError as error:
+        raise AdapterError(f"--adapter {reference!r}: {module_name} has no {attribute}") from error
+    if not (isinstance(found, type) and issubclass(found, BackendAdapter)):
+        raise AdapterError(
+            f"--adapter {reference!r}: {attribute} must be a subclass of"
+            " kpstore_conformance.target.BackendAdapter"
+        )
+    return found
+
+
+async def probe(adapter: BackendAdapter) -> BackendFacts:
+    """What a backend says of itself, from opening it once. It also refuses a backend whose cases would
+    see each other's data, since no verdict on such a run means anything.
+
+    Raises:
+        AdapterError: the backend cannot be opened, or its cases are not isolated.
+    """
+    clock = ManualClock(datetime(2026, 1, 15, 12, tzinfo=UTC))
+    first, second = _new_target(adapter), _new_target(adapter)
+    try:
+        stores = await _open(adapter, first, clock)
+        try:
+            facts = BackendFacts(
+                spec=adapter.spec,
+                name=str(stores.backend),
+                capabilities=frozenset(str(capability) for capability in stores.capabilities),
+                inspectors=adapter.inspectors(),
+            )
+            other = await _open(adapter, second, clock)
+            try:
+                shared = await _sees_the_other(stores, other, clock)
+            finally:
+                await other.close()
+        finally:
+            await stores.close()
+    finally:
+        await first.dispose()
+        await second.dispose()
+    if shared:
+        raise AdapterError(
+            f"the cases of backend {adapter.spec!r} see each other's data: write a BackendAdapter that gives"
+            " each case a place of its own, and name it with --adapter module:Class"
+        )
+    return facts
+
+
+def _new_target(adapter: BackendAdapter) -> CaseTarget:
+    try:
+        return CaseTarget(adapter)
+    except KpStoreError as error:
+        raise AdapterError(f"cannot open backend {adapter.spec!r}: {error}") from error
+
+
+async def _open(adapter: BackendAdapter, target: CaseTarget, clock: Clock) -> AllStores:
+    try:
+        stores = await target.open(clock)
+    except KpStoreError as error:
+        raise AdapterError(f"cannot open backend {adapter.spec!r}: {error}") from error
+    except Exception as error:
+        raise AdapterError(
+            f"cannot open backend {adapter.spec!r}: {type(error).__name__}: {error} ({_where(error)})"
+        ) from error
+    if not isinstance(stores, AllStores):
+        raise AdapterError(
+            f"cannot open backend {adapter.spec!r}: it gave a {type(stores).__name__}, not kpstore.AllStores"
+        )
+    return stores
+
+
+def _where(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "no line" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+
+
+async def _sees_the_other(one: AllStores, other: AllStores, clock: Clock) -> bool:
+    skill = StoredSkill(
+        id="kpstore-conformance-isolation",
+        name="isolation",
+        description="Written by one case, looked for by another.",
+        content="",
+        created_at=clock(),
+        updated_at=clock(),
+    )
+    try:
+        await one.skills.create(skill)
+        return await other.skills.get_by_id(skill.id) is not None
+    except Exception:
+        # A store that cannot even do this is what the cases are there to report.
+        return False

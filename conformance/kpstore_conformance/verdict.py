@@ -1,0 +1,417 @@
+"""From the outcomes of the cases to a verdict: what a backend keeps, what it breaks, and what nobody
+looked at.
+
+A level is granted only for what was executed. It cannot be bought with skips: a clause that binds the
+backend and of which no case ran is a gap that the level names, a selection of cases grants none, and
+nothing executed is a failure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from kpstore_conformance.scenario import CLAUSES
+from kpstore_conformance.suite import Missing, SuiteCase, binds, clause_group
+from kpstore_conformance.target import BackendFacts
+
+__all__ = [
+    "CaseOutcome",
+    "ClauseStatus",
+    "Level",
+    "Line",
+    "Outcome",
+    "Status",
+    "Verdict",
+    "judge",
+    "render",
+]
+
+Outcome: TypeAlias = Literal[
+    "passed", "failed", "error", "known_failing", "unexpected_pass", "flaky_failed", "not_applicable"
+]
+"""`error`: the case broke before it could say anything of the clause. `known_failing` and `flaky_failed`
+failed as the known-failing file foretold; `unexpected_pass` passed against it.
+"""
+
+Status: TypeAlias = Literal[
+    "proven", "failed", "known_failing", "unobserved", "unproven", "not_binding", "incomplete"
+]
+"""`unobserved`: it binds the backend and all of its cases are not applicable. `unproven`: the suite has
+no case. `not_binding`: it is about another backend or an undeclared capability. `incomplete`: cases of it
+were not selected.
+"""
+
+_FAILING = frozenset({"failed", "error", "unexpected_pass"})
+_KNOWN = frozenset({"known_failing", "flaky_failed"})
+_SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutcome:
+    """What became of one case; plain data, so that it travels between processes.
+
+    `missing` is what a not applicable case needs; `summary` is one line on a failure; `known` is the
+    reason, issue and date of the entry that foretold it; `rerun` is the command that runs the case alone.
+    """
+
+    case: str
+    kind: str
+    file: str
+    line: int
+    clauses: list[str]
+    requires: list[str]
+    outcome: Outcome
+    duration_s: float = 0.0
+    summary: str | None = None
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    known: dict[str, str] | None = None
+    rerun: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As a dict of plain data."""
+        plain = asdict(self)
+        plain["missing"] = [list(one) for one in self.missing]
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> CaseOutcome:
+        """The other way round."""
+        return cls(**{**plain, "missing": [(kind, name) for kind, name in plain["missing"]]})
+
+    @property
+    def executed(self) -> bool:
+        """Whether it ran at all."""
+        return self.outcome != "not_applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseStatus:
+    """Where a clause stands, and how many cases say so. `needs`: what its not applicable cases are
+    missing.
+    """
+
+    clause: str
+    status: Status
+    passed: int
+    failed: int
+    not_applicable: int
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What a backend has shown. Without `withheld` it keeps every clause that every backend must keep,
+    but for `gaps` (clauses that nothing could be seen of), and each of `capabilities`.
+    """
+
+    withheld: str | None
+    capabilities: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def granted(self) -> bool:
+        """Whether there is one."""
+        return self.withheld is None
+
+    def __str__(self) -> str:
+        if self.withheld is not None:
+            return f"none ({self.withheld})"
+        core = f"core except {', '.join(self.gaps)}" if self.gaps else "core"
+        return " + ".join((core, *self.capabilities))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one run on one backend."""
+
+    backend: BackendFacts
+    outcomes: tuple[CaseOutcome, ...]
+    clauses: tuple[ClauseStatus, ...]
+    capabilities: dict[str, str]
+    level: Level
+    not_selected: int
+    problems: tuple[str, ...]
+    duration_s: float
+
+    @property
+    def failures(self) -> tuple[CaseOutcome, ...]:
+        """The cases that fail the run."""
+        return tuple(one for one in self.outcomes if one.outcome in _FAILING)
+
+    @property
+    def known(self) -> tuple[CaseOutcome, ...]:
+        """The cases that failed as foretold."""
+        return tuple(one for one in self.outcomes if one.outcome in _KNOWN)
+
+    @property
+    def executed(self) -> int:
+        """How many cases ran."""
+        return sum(one.executed for one in self.outcomes)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run is a success: whatever was to be run was run, and nothing went wrong unforetold."""
+        return not self.failures and not self.problems
+
+    def count(self, *outcomes: str) -> int:
+        """How many cases ended so."""
+        return sum(one.outcome in outcomes for one in self.outcomes)
+
+    def not_applicable(self) -> list[tuple[str, int]]:
+        """Why cases were not applicable, and how many for that reason; the most frequent first."""
+        reasons = Counter(
+            " and ".join(str(Missing(kind, name)) for kind, name in one.missing)
+            for one in self.outcomes
+            if not one.executed
+        )
+        return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+
+
+CAPABILITIES = ("durable", "multi_process", "vector_search", "controllable_clock")
+
+
+def judge(
+    backend: BackendFacts,
+    outcomes: Iterable[CaseOutcome],
+    *,
+    suite: Collection[SuiteCase],
+    problems: Sequence[str] = (),
+    duration_s: float = 0.0,
+) -> Verdict:
+    """The verdict on a run.
+
+    Args:
+        backend: the backend, as it described itself.
+        outcomes: what became of each case that was selected.
+        suite: every case of the whole suite, selected or not.
+        problems: what else went wrong; each fails the run.
+        duration_s: how long the run took.
+    """
+    found = sorted(outcomes, key=lambda one: one.case)
+    all_problems = [*problems, *_twice(found)]
+    if not any(one.executed for one in found):
+        all_problems.append("nothing was executed: no case of the selection is applicable to this backend")
+    seen = {one.case for one in found}
+    left_out = [case for case in suite if case.id not in seen]
+    clauses = tuple(_clause(clause, backend, found, left_out) for clause in CLAUSES)
+    capabilities = {name: _capability(name, backend, found, left_out) for name in CAPABILITIES}
+    level = _level(found, clauses, capabilities, left_out, len(suite), all_problems)
+    return Verdict(
+        backend=backend,
+        outcomes=tuple(found),
+        clauses=clauses,
+        capabilities=capabilities,
+        level=level,
+        not_selected=len(left_out),
+        problems=tuple(all_problems),
+        duration_s=duration_s,
+    )
+
+
+def _twice(found: Sequence[CaseOutcome]) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for one in found:
+        places.setdefault(one.case, []).append(f"{one.file}:{one.line}")
+    return [
+        f"the case {case!r} is there twice: {', '.join(at)}" for case, at in places.items() if len(at) > 1
+    ]
+
+
+def _clause(
+    clause: str, backend: BackendFacts, found: Sequence[CaseOutcome], left_out: Sequence[SuiteCase]
+) -> ClauseStatus:
+    of_it = [one for one in found if clause in one.clauses]
+    passed = sum(one.outcome == "passed" for one in of_it)
+    failed = sum(one.outcome in _FAILING or one.outcome in _KNOWN for one in of_it)
+    needs = sorted({name for one in of_it for _, name in one.missing})
+    status: Status
+    if any(one.outcome in _FAILING for one in of_it):
+        status = "failed"
+    elif failed:
+        status = "known_failing"
+    elif not binds(clause, backend):
+        status = "not_binding"
+    elif any(clause in case.clauses and not case.missing(backend) for case in left_out):
+        status = "incomplete"
+    elif passed:
+        status = "proven"
+    elif of_it:
+        status = "unobserved"
+    else:
+        # A partial run that left out only cases which do not apply here has no outcome of them either.
+        status = "unobserved" if any(clause in case.clauses for case in left_out) else "unproven"
+    return ClauseStatus(clause, status, passed, failed, sum(not one.executed for one in of_it), tuple(needs))
+
+
+def _capability(
+    name: str, backend: BackendFacts, found: Sequence[CaseOutcome], left_out: Sequence[SuiteCase]
+) -> str:
+    if name not in backend.capabilities:
+        return "not declared"
+    of_it = [one for one in found if name in one.requires and one.executed]
+    if any(one.outcome != "passed" for one in of_it):
+        return "broken"
+    if any(name in case.requires and not case.missing(backend) for case in left_out):
+        return "incomplete"
+    return "kept" if of_it else "declared, and no case looks at it"
+
+
+def _level(
+    found: Sequence[CaseOutcome],
+    clauses: Sequence[ClauseStatus],
+    capabilities: dict[str, str],
+    left_out: Sequence[SuiteCase],
+    suite_size: int,
+    problems: Sequence[str],
+) -> Level:
+    failures = sum(one.outcome in _FAILING for one in found)
+    if failures:
+        return Level(f"{failures} {_plural(failures, 'case')} failed")
+    if problems:
+        return Level("the run has problems")
+    if left_out:
+        return Level(f"partial: {len(left_out)} of {suite_size} cases were not selected")
+    broken = [one.clause for one in clauses if one.status == "known_failing"]
+    if broken:
+        return Level(f"known failures in {', '.join(broken)}")
+    unproven = [one.clause for one in clauses if one.status == "unproven"]
+    if unproven:
+        return Level(f"the suite has no case for {', '.join(unproven)}")
+    gaps = tuple(one.clause for one in clauses if one.status == "unobserved")
+    return Level(None, tuple(name for name, state in capabilities.items() if state == "kept"), gaps)
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line for the terminal, with its colours by pytest's names for them."""
+
+    text: str
+    markup: dict[str, bool] = field(default_factory=dict)
+
+
+def render(
+    verdict: Verdict, *, suite_version: str, reports: Sequence[str] = (), width: int = 100
+) -> list[Line]:
+    """The verdict for a person: what, on which backend, how far, and what to do about the rest."""
+    good = {"green": True, "bold": True} if verdict.passed else {"red": True, "bold": True}
+    outcome = "PASSED" if verdict.passed else "FAILED"
+    rule = "─" * min(width, 100)
+    backend = verdict.backend
+    title = backend.name if backend.name == backend.spec else f"{backend.name} ({backend.spec})"
+    lines = [
+        Line(rule, good),
+        Line(f"  {outcome}  {title}  ·  kpstore conformance {suite_version}", good),
+        Line(rule, good),
+    ]
+
+    def row(label: str, *values: str, **markup: bool) -> None:
+        for number, value in enumerate(values):
+            lines.append(Line(f"  {label if not number else '':<15}{value}", markup))
+
+    row("level", str(verdict.level), **({"bold": True} if verdict.level.granted else {"yellow": True}))
+    row("declares", ", ".join(_declared(verdict)) or "no capability")
+    row("cases", _counts(verdict))
+    row("not applicable", *(f"{count} {reason}" for reason, count in verdict.not_applicable()))
+    row("clauses", *_wrap([_group(verdict, group) for group in _groups()], width - 17))
+    row("gaps", *_gaps(verdict), yellow=True)
+    row("unproven", *_unproven(verdict), yellow=True)
+    row("known failures", *_known(verdict), yellow=True)
+    row("problems", *verdict.problems, red=True)
+    lines.extend(_failures(verdict))
+    row("reports", *reports)
+    row("time", f"{verdict.duration_s:.1f} s")
+    lines.append(Line(rule, good))
+    return lines
+
+
+def _declared(verdict: Verdict) -> list[str]:
+    notes = {"kept": "", "broken": " (broken)", "incomplete": " (not all run)"}
+    return [
+        name + notes.get(state, f" ({state.rpartition(', ')[2]})")
+        for name, state in verdict.capabilities.items()
+        if state != "not declared"
+    ]
+
+
+def _counts(verdict: Verdict) -> str:
+    parts = [f"{verdict.executed} executed", f"{verdict.count('passed')} passed"]
+    for outcomes, word in (
+        (("failed", "error"), "failed"),
+        (("unexpected_pass",), "passed unexpectedly"),
+        (("known_failing",), "failed as known"),
+        (("flaky_failed",), "flaky, failed"),
+        (("not_applicable",), "not applicable"),
+    ):
+        count = verdict.count(*outcomes)
+        if count:
+            parts.append(f"{count} {word}")
+    if verdict.not_selected:
+        parts.append(f"{verdict.not_selected} not selected")
+    return " · ".join(parts)
+
+
+def _groups() -> list[str]:
+    return list(dict.fromkeys(clause_group(clause) for clause in CLAUSES))
+
+
+def _group(verdict: Verdict, group: str) -> str:
+    of_it = [one for one in verdict.clauses if clause_group(one.clause) == group]
+    binding = [one for one in of_it if one.status != "not_binding"]
+    if not binding:
+        return f"{group} –"
+    return f"{group} {sum(one.status == 'proven' for one in binding)}/{len(binding)}"
+
+
+def _gaps(verdict: Verdict) -> list[str]:
+    return [
+        f"{one.clause} was not observed: its cases need {', '.join(one.needs)}"
+        for one in verdict.clauses
+        if one.status == "unobserved" and one.needs
+    ]
+
+
+def _unproven(verdict: Verdict) -> list[str]:
+    missing = [one.clause for one in verdict.clauses if one.status == "unproven"]
+    return [f"no case of the suite is about {', '.join(missing)}"] if missing else []
+
+
+def _known(verdict: Verdict) -> list[str]:
+    return [
+        f"{one.case}: {one.known['reason']} ({one.known['issue']}, until {one.known['expires']}"
+        f"{', flaky' if one.outcome == 'flaky_failed' else ''})"
+        for one in verdict.known
+        if one.known is not None
+    ]
+
+
+def _failures(verdict: Verdict) -> list[Line]:
+    failures = verdict.failures
+    if not failures:
+        return []
+    broken = [one.clause for one in verdict.clauses if one.status == "failed"]
+    lines = [Line(f"  {'failures':<15}in {', '.join(broken)}", {"red": True})]
+    for one in failures[:_SHOWN_FAILURES]:
+        lines.append(Line(f"    ✗ {one.case}  ·  {' '.join(one.clauses)}", {"red": True}))
+        lines.append(Line(f"      {one.file}:{one.line}  {one.summary or ''}".rstrip()))
+        if one.rerun:
+            lines.append(Line(f"      {one.rerun}", {"light": True}))
+    if len(failures) > _SHOWN_FAILURES:
+        lines.append(Line(f"    … and {len(failures) - _SHOWN_FAILURES} more", {"red": True}))
+    return lines
+
+
+def _wrap(parts: Sequence[str], width: int) -> list[str]:
+    rows: list[str] = []
+    for part in parts:
+        if rows and len(rows[-1]) + 3 + len(part) <= width:
+            rows[-1] += f" · {part}"
+        else:
+            rows.append(part)
+    return rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import islice
-from math import inf
 from typing import NamedTuple, TypeVar
 
 from sortedcontainers import SortedDict, SortedKeyList
@@ -110,7 +109,7 @@ class MemoryDocuments(DocumentStore[R]):
         ordered = self._by_quality
         end = len(ordered)
         if query.min_quality is not None:
-            end = ordered.bisect_key_right((-query.min_quality, inf))
+            end = ordered.bisect_key_right((-query.min_quality, self._next_position))
         if DocumentQuery(min_quality=query.min_quality) == query:
             page = ordered[min(offset, end) : min(offset + limit, end)]
             return [entry.document.body for entry in page], end

@@ -1,0 +1,38 @@
+"""The SQLite backend: durable, one file, shared by any number of processes (clauses SQL-1 to SQL-6)."""
+
+from __future__ import annotations
+
+from kpstore.backends.sqlite.api_keys import SqliteApiKeyStore
+from kpstore.backends.sqlite.audit_log import SqliteAuditLogStore
+from kpstore.backends.sqlite.database import MEMORY, Database
+from kpstore.backends.sqlite.knowledge import SqliteKnowledgeStore
+from kpstore.backends.sqlite.rate_limit import SqliteRateLimitStore
+from kpstore.backends.sqlite.reputation import SqliteReputationStore
+from kpstore.backends.sqlite.skills import SqliteSkillStore
+from kpstore.clock import Clock
+from kpstore.records import Capability
+from kpstore.settings import Settings
+from kpstore.stores import AllStores, StoreContext
+
+
+async def open_store(settings: Settings, clock: Clock) -> AllStores:
+    """The six stores on the file at `settings.sqlite_path`, made or upgraded if need be.
+
+    `:memory:` is a database of this handle alone, gone when it is closed.
+    """
+    path = settings.sqlite_path
+    context = StoreContext(clock, settings.max_record_bytes, path)
+    database = Database(path, settings.sqlite_synchronous, context)
+    await database.open()
+    lasting = {Capability.DURABLE, Capability.MULTI_PROCESS} if path != MEMORY else set()
+    return AllStores(
+        skills=SqliteSkillStore(context, database),
+        knowledge=SqliteKnowledgeStore(context, database),
+        reputation=SqliteReputationStore(context, database),
+        api_keys=SqliteApiKeyStore(context, database),
+        rate_limit=SqliteRateLimitStore(context, database),
+        audit_log=SqliteAuditLogStore(context, database),
+        backend="sqlite",
+        capabilities=frozenset({Capability.CONTROLLABLE_CLOCK, *lasting}),
+        close=database.close,
+    )

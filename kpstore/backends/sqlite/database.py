@@ -1,0 +1,393 @@
+"""One SQLite file: its connections, its transactions, its errors.
+
+Every operation is one function that runs on one thread, since the hop to a
+thread costs more than the SQL: `read` and `search` on connections of their own,
+`write` in a transaction that concurrent writers share, so that they share its
+fsync too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+
+from kpstore.backends.sqlite.schema import bring_up_to_date, check_version, is_current
+from kpstore.errors import BackendUnavailableError, DataCorruptionError, KpStoreError
+from kpstore.stores import StoreContext
+
+T = TypeVar("T")
+
+MEMORY = ":memory:"
+BUSY_TIMEOUT_S = 5.0  # how long another process's lock is waited for, SQL-5
+# Works that share one transaction. At 64 concurrent writers a batch holds 64; more would
+# only make the first of them wait for the last.
+_MAX_BATCH = 256
+# SQLite's own checkpoint runs inside a commit and makes it 16 ms long. Ours runs on another
+# connection from this size of the log on; a writer only does it itself when that falls behind.
+_CHECKPOINT_BYTES = 4 * 1024 * 1024
+_OVERFLOW_BYTES = 64 * 1024 * 1024
+_MAGIC = b"SQLite format 3\0"
+
+
+class _Connection(aiosqlite.Connection):
+    """A connection with a thread, on which whole functions run."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        # A program that ends without close() must not hang in it; what was acknowledged is on disk.
+        self._thread.daemon = True
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(connection, *arguments)` on the connection's thread: one hop."""
+        result: T = await self._execute(function, self._conn, *arguments)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Work(NamedTuple):
+    function: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    deadline: float
+
+
+class Database:
+    """The open file. Made by `open`; `close` once.
+
+    Args:
+        path: the file, or `:memory:`.
+        synchronous: `full` or `normal`, the pragma of that name.
+        context: shared by the stores; its `location` names the file in errors.
+    """
+
+    def __init__(self, path: str, synchronous: str, context: StoreContext) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._context = context
+        self._pending: list[_Work] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._writer: _Connection
+        self._reader: _Connection
+        self._searcher: _Connection
+        self._checkpointer: _Connection
+
+    # Opening and closing ----------------------------------------------------
+
+    async def open(self) -> None:
+        """Make or upgrade the file and connect to it."""
+        opened: list[_Connection] = []
+
+        async def connect(connector: Callable[[], sqlite3.Connection]) -> _Connection:
+            connection = _Connection(connector)
+            with self._translated():
+                await connection
+            opened.append(connection)
+            return connection
+
+        try:
+            self._writer = await connect(self._connect_writer)
+            if self._path == MEMORY:  # each connection would be a database of its own
+                self._reader = self._searcher = self._checkpointer = self._writer
+            else:
+                self._reader = await connect(self._connect)
+                self._searcher = await connect(self._connect)
+                self._checkpointer = await connect(self._connect)
+        except BaseException:
+            for connection in reversed(opened):
+                await connection.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what was begun, move the log into the file, and disconnect. Does nothing the second time."""
+        self._context.closed = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)  # a caller who gives up leaves it to end by itself
+
+    async def _close(self) -> None:
+        for task in (self._flusher, self._checkpoint):
+            if task is not None:
+                await asyncio.wait([task])
+        if self._path != MEMORY:
+            for connection in (self._reader, self._searcher, self._checkpointer):
+                await connection.close()
+            with self._translated():
+                await self._writer.run(_empty_log)
+        await self._writer.close()
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        if self._path != MEMORY:
+            with self._translated():
+                _prepare_file(Path(self._path))
+                _check_header(Path(self._path), self._context.location)
+        db = self._connect()
+        try:
+            if self._path != MEMORY:
+                mode = _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+                if mode != "wal":
+                    raise BackendUnavailableError(
+                        f"{self._context.location}: SQLite cannot use its write-ahead log here ({mode}); "
+                        "put the file on a local disk"
+                    )
+            if not is_current(db, self._context.location):
+                _begin(db, monotonic() + BUSY_TIMEOUT_S)
+                with _all_or_nothing(db):
+                    bring_up_to_date(db, self._context.location)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=256)
+        try:
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute("PRAGMA secure_delete = ON")  # SQL-6
+            db.execute("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    # Operations -------------------------------------------------------------
+
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(connection, *arguments)` for a read that takes microseconds."""
+        self._context.check_open()
+        with self._translated():
+            return await self._reader.run(function, *arguments)
+
+    async def search(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for a read that may take long, so that short ones do not wait for it."""
+        self._context.check_open()
+        with self._translated():
+            return await self._searcher.run(_in_snapshot, function, *arguments)
+
+    async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """`function(connection)` within a transaction, which is on disk when this returns.
+
+        What `function` raises undoes what it did, and nothing else.
+        """
+        self._context.check_open()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Work(function, future, monotonic() + BUSY_TIMEOUT_S))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        with self._translated():
+            return await future
+
+    async def _flush(self) -> None:
+        """Commit what is pending, batch by batch: what comes while one is on its way makes up the next."""
+        batch: list[_Work] = []
+        try:
+            while self._pending:
+                # A work whose caller gave up before it began does not happen at all.
+                batch = [work for work in self._pending[:_MAX_BATCH] if not work.future.done()]
+                del self._pending[:_MAX_BATCH]
+                if not batch:
+                    continue
+                try:
+                    outcomes = await self._writer.run(_commit, batch)
+                except Exception as error:
+                    outcomes = [error] * len(batch)
+                for work, outcome in zip(batch, outcomes, strict=True):
+                    if work.future.done():
+                        continue
+                    if isinstance(outcome, Exception):
+                        work.future.set_exception(outcome)
+                    else:
+                        work.future.set_result(outcome)
+                await self._keep_log_short()
+        finally:
+            self._flusher = None
+            for work in [*batch, *self._pending]:  # only if the event loop is shutting down
+                work.future.cancel()
+            self._pending.clear()
+
+    async def _keep_log_short(self) -> None:
+        size = _log_size(self._path)
+        if size > _OVERFLOW_BYTES:
+            await self._writer.run(_checkpoint, "RESTART")
+        elif size > _CHECKPOINT_BYTES and self._checkpoint is None:
+            self._checkpoint = asyncio.create_task(self._checkpoint_aside())
+
+    async def _checkpoint_aside(self) -> None:
+        try:
+            await self._checkpointer.run(_checkpoint, "PASSIVE")
+        except sqlite3.Error:
+            pass  # the log stays as it is, and the next write tries again
+        finally:
+            self._checkpoint = None
+
+    # Errors -----------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise translate(error, self._context.location) from error
+        except (TypeError, ValueError, OverflowError) as error:
+            # All that goes in has been checked, so this is what a row holds.
+            self._context.check_open()
+            raise DataCorruptionError(
+                f"{self._context.location}: a row cannot be read ({error}); restore the file from a copy"
+            ) from error
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"{self._context.location}: {error.strerror or error}; check the path and its permissions"
+            ) from error
+
+
+def translate(error: sqlite3.Error, location: str) -> KpStoreError:
+    """The driver's error as one of ours (clause GEN-6)."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension in the higher bits
+    match code:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return BackendUnavailableError(
+                f"{location}: busy: another process held its lock for over {BUSY_TIMEOUT_S:g} s; try again"
+            )
+        case sqlite3.SQLITE_FULL:
+            return BackendUnavailableError(f"{location}: the disk is full; free some space and try again")
+        case sqlite3.SQLITE_READONLY:
+            return BackendUnavailableError(
+                f"{location}: read-only; make the file and its folder writable for this user"
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return DataCorruptionError(f"{location}: {error}; restore it from a copy")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return BackendUnavailableError(
+                f"{location}: cannot be opened; check the path and its permissions"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return BackendUnavailableError(f"{location}: input/output error ({error}); check the disk")
+        case sqlite3.SQLITE_ERROR | sqlite3.SQLITE_SCHEMA:
+            return DataCorruptionError(
+                f"{location}: its tables are not those of a kpstore database ({error})"
+            )
+        case _:
+            return BackendUnavailableError(f"{location}: {error}")
+
+
+# What runs on a connection's thread -----------------------------------------
+
+
+def _commit(db: sqlite3.Connection, batch: list[_Work]) -> list[Any]:
+    """Run the works in one transaction; each one's result, or what it raised."""
+    _begin(db, min(work.deadline for work in batch))
+    outcomes: list[Any] = []
+    with _all_or_nothing(db):
+        for work in batch:
+            db.execute("SAVEPOINT work")
+            try:
+                outcomes.append(work.function(db))
+            except Exception as error:
+                if not db.in_transaction:  # SQLite has undone all of it: a full disk, say
+                    raise
+                db.execute("ROLLBACK TO work")
+                outcomes.append(error)
+            db.execute("RELEASE work")
+    return outcomes
+
+
+@contextmanager
+def _all_or_nothing(db: sqlite3.Connection) -> Iterator[None]:
+    """Commit the open transaction at the end, or roll it back."""
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _begin(db: sqlite3.Connection, deadline: float) -> None:
+    # SQLite's own waiting steps back to 100 ms, and a process that steps back always loses to
+    # one that commits without a pause. Short random waits give each a fair chance.
+    db.execute("PRAGMA busy_timeout = 0")
+    try:
+        _patiently(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
+
+def _patiently(action: Callable[[], T], deadline: float | None = None) -> T:
+    """`action()`, again and again while the database is locked, until the deadline."""
+    deadline = monotonic() + BUSY_TIMEOUT_S if deadline is None else deadline
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or monotonic() >= deadline:
+                raise
+        sleep(random.uniform(0.0002, 0.002))  # noqa: S311  # spreads waiters, guards nothing
+
+
+def _in_snapshot(db: sqlite3.Connection, function: Callable[..., T], *arguments: Any) -> T:
+    """Several statements that see one state of the database."""
+    db.execute("BEGIN")
+    try:
+        return function(db, *arguments)
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
+    db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+
+def _empty_log(db: sqlite3.Connection) -> None:
+    # With another handle in the middle of a read the log cannot be emptied; the last to close does it.
+    db.execute("PRAGMA busy_timeout = 1000")
+    _checkpoint(db, "TRUNCATE")
+
+
+def _log_size(path: str) -> int:
+    try:
+        return Path(f"{path}-wal").stat().st_size
+    except OSError:
+        return 0
+
+
+def _prepare_file(path: Path) -> None:
+    """Make the file, for its owner alone, and the folders above it, unless they are there (clause SQL-4)."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(None, "is not a file") from None
+
+
+def _check_header(path: Path, location: str) -> None:
+    """Refuse what is no database, or a newer one, before SQLite gets to change anything (SQL-2, SQL-5)."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        return
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise DataCorruptionError(f"{location}: is not a SQLite database; it was left as it is")
+    check_version(int.from_bytes(header[60:64], "big", signed=True), location)
+    if _log_size(str(path)) > 0:
+        # The log may hold a newer header. Opened read-only, the file is not changed by looking.
+        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        try:
+            check_version(db.execute("PRAGMA user_version").fetchone()[0], location)
+        finally:
+            db.close()

@@ -1,0 +1,63 @@
+"""The rate-limit store in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from kpstore.backends.sqlite.database import Database
+from kpstore.records import RateLimitDecision
+from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
+from kpstore.stores.rate_limit import CLEANED_PER_CALL
+
+
+class SqliteRateLimitStore(RateLimitStore):
+    """The hooks of `RateLimitStore` on the tables `rate_limits` and `rate_limit_violations`."""
+
+    def __init__(self, context: StoreContext, database: Database) -> None:
+        super().__init__(context)
+        self._database = database
+
+    async def _update_bucket(
+        self, identifier: str, kind: str, change: BucketChange, now: int
+    ) -> RateLimitDecision:
+        def update(db: sqlite3.Connection) -> RateLimitDecision:
+            row = db.execute(
+                "SELECT level, at, full_at FROM rate_limits WHERE identifier = ? AND kind = ?",
+                (identifier, kind),
+            ).fetchone()
+            bucket, decision = change(None if row is None else Bucket(*row))
+            if bucket is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO rate_limits (identifier, kind, level, at, full_at)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (identifier, kind, bucket.level, bucket.at, bucket.full_at),
+                )
+            full = db.execute(
+                "SELECT identifier, kind FROM rate_limits WHERE full_at <= ? LIMIT ?", (now, CLEANED_PER_CALL)
+            ).fetchall()
+            if full:
+                db.executemany("DELETE FROM rate_limits WHERE identifier = ? AND kind = ?", full)
+            return decision
+
+        return await self._database.write(update)
+
+    async def _add_violation(self, identifier: str, at: int, forget_before: int) -> None:
+        def add(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO rate_limit_violations (identifier, at) VALUES (?, ?)", (identifier, at))
+            db.execute(
+                "DELETE FROM rate_limit_violations WHERE position IN"
+                " (SELECT position FROM rate_limit_violations WHERE at < ? ORDER BY at LIMIT ?)",
+                (forget_before, CLEANED_PER_CALL),
+            )
+
+        await self._database.write(add)
+
+    async def _count_violations(self, identifier: str, since: int, until: int) -> int:
+        def count(db: sqlite3.Connection) -> int:
+            found: int = db.execute(
+                "SELECT COUNT(*) FROM rate_limit_violations WHERE identifier = ? AND at BETWEEN ? AND ?",
+                (identifier, since, until),
+            ).fetchone()[0]
+            return found
+
+        return await self._database.read(count)

@@ -52,7 +52,10 @@ def compile_record(node: Node, scope: Scope, name: str) -> Value:
     if isinstance(node, MapNode) or _is_reference(node):
         return compile_value(node, scope)
     hint = f"{{$literal: {plain(node)!r}}}" if isinstance(node, ScalarNode) else "{$literal: …}"
-    scope.report(node, f"`{name}` must be a mapping, not {describe(node)}; to pass something else write {clip(hint, 60)}")
+    scope.report(
+        node,
+        f"`{name}` must be a mapping, not {describe(node)}; to pass something else write {clip(hint, 60)}",
+    )
     return Constant(node, None)
 
 
@@ -72,7 +75,10 @@ def compile_records(node: Node, scope: Scope, name: str) -> Value:
         return Computed(node, lambda context: tuple(records.build(context)))
     if special or _is_reference(node):
         return compile_value(node, scope)
-    scope.report(node, f"a list of `{name}` mappings is needed, not {describe(node)}; to pass it raw write {{$literal: …}}")
+    scope.report(
+        node,
+        f"a list of `{name}` mappings is needed, not {describe(node)}; to pass it raw write {{$literal: …}}",
+    )
     return Constant(node, None)
 
 
@@ -216,26 +222,34 @@ def _entry(node: MapNode, scope: Scope) -> Value:
     values = _values(MapNode(node.line, node.column, node.last_line, own), scope, "entry", keys)
     for key, only in (("description", "ToolCallPattern"), ("steps", "ReasoningTrace")):
         if key in values and type_name != only:
-            scope.report(node.key(key), f"`{key}` is a short-hand of {only}, and this is a {type_name}; use `unit`")
+            scope.report(
+                node.key(key), f"`{key}` is a short-hand of {only}, and this is a {type_name}; use `unit`"
+            )
     document = None
     if document_node is not None:
         for key in ("unit", "type", *_SHORT_HANDS):
             if node.get(key) is not None:
-                scope.report(node.key(key), f"`{key}` cannot stand beside `document`, which is the whole unit")
+                scope.report(
+                    node.key(key), f"`{key}` cannot stand beside `document`, which is the whole unit"
+                )
         document = compile_value(document_node, scope)
     unit = None
     if unit_node is not None:
         if isinstance(unit_node, MapNode) and not _is_raw(unit_node):
             unit = _compile_unit(unit_node, scope)
         else:
-            scope.report(unit_node, f"`unit` must be a mapping, not {describe(unit_node)}; a raw unit is `document: …`")
+            scope.report(
+                unit_node, f"`unit` must be a mapping, not {describe(unit_node)}; a raw unit is `document: …`"
+            )
 
     def build(context: Context) -> object:
         made = {key: value.build(context) for key, value in values.items()}
         if document is not None:
             whole = document.build(context)
             inner = whole.get("id") if isinstance(whole, dict) else None
-            entry_id = made["id"] if "id" in made else inner if isinstance(inner, str) else "kp:trace:document"
+            entry_id = (
+                made["id"] if "id" in made else inner if isinstance(inner, str) else "kp:trace:document"
+            )
             return make_entry(entry_id, whole, made, context)
         entry_id = made["id"] if "id" in made else f"{UNIT_TYPES[type_name]}{context.count('entry')}"
         whole = default_document(type_name, entry_id, context.now().isoformat().replace("+00:00", "Z"))
@@ -254,7 +268,9 @@ def _entry_type(node: MapNode, scope: Scope) -> str:
     text = scope.text(type_node, "type")
     if text is not None and text not in UNIT_TYPES:
         hint = nearest(text, list(UNIT_TYPES))
-        scope.report(type_node, f"unknown unit type `{clip(text, 40)}`{hint} (a wrong one is `unit: {{'@type': …}}`)")
+        scope.report(
+            type_node, f"unknown unit type `{clip(text, 40)}`{hint} (a wrong one is `unit: {{'@type': …}}`)"
+        )
     return text if text in UNIT_TYPES else "ReasoningTrace"
 
 
@@ -279,7 +295,8 @@ def _apply_short_hands(document: dict[str, Any], made: Mapping[str, Any]) -> Non
         if not isinstance(contents, list):
             raise CaseError("`steps` must be a list of texts; a raw value is `unit: {steps: …}`")
         document["steps"] = [
-            {"step_id": index, "type": "thought", "content": content} for index, content in enumerate(contents)
+            {"step_id": index, "type": "thought", "content": content}
+            for index, content in enumerate(contents)
         ]
     for key, name in (("domain", "task_domain"), ("quality", "quality_score"), ("agent", "agent_id")):
         if key in made:

@@ -54,7 +54,9 @@ def _method(
     name: str, *parameters: str | Parameter, iterates: bool = False
 ) -> tuple[str, tuple[dict[str, Parameter], bool]]:
     # A name with `?` is optional.
-    made = [p if isinstance(p, Parameter) else Parameter(p.rstrip("?"), not p.endswith("?")) for p in parameters]
+    made = [
+        p if isinstance(p, Parameter) else Parameter(p.rstrip("?"), not p.endswith("?")) for p in parameters
+    ]
     return name, ({p.name: p for p in made}, iterates)
 
 

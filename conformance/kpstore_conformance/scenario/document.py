@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +16,23 @@ from kpstore_conformance.scenario.catalogue import CAPABILITIES, INSPECTORS
 from kpstore_conformance.scenario.clauses import CLAUSES
 from kpstore_conformance.scenario.scope import CaseError, Context, Scope, describe, nearest
 from kpstore_conformance.scenario.show import clip, redact, short
-from kpstore_conformance.scenario.steps import Step, checks_something, compile_given, compile_steps
-from kpstore_conformance.scenario.values import NAME, Value, compile_duration, compile_integer, compile_value, parse_time
+from kpstore_conformance.scenario.steps import (
+    Step,
+    checks_something,
+    compile_arguments,
+    compile_given,
+    compile_method,
+    compile_steps,
+)
+from kpstore_conformance.scenario.values import (
+    NAME,
+    Value,
+    compile_duration,
+    compile_integer,
+    compile_value,
+    parse_time,
+    refers,
+)
 from kpstore_conformance.scenario.yaml_nodes import (
     ListNode,
     MapNode,
@@ -121,8 +136,14 @@ class Scenario:
             if seen[label] > 1:
                 label = f"{label}#{seen[label]}"
             context = Context(self.file.parent, lambda: self.clock)
-            values = {name: value.build(context) for name, value in zip(row.names, row.values, strict=True)}
-            cases.append(Case(f"{path}/{self.name}[{label}]" if label else f"{path}/{self.name}", self, values))
+            # A parameter made of saved values has to wait for them.
+            values = {
+                name: value if refers(value.node) else value.build(context)
+                for name, value in zip(row.names, row.values, strict=True)
+            }
+            cases.append(
+                Case(f"{path}/{self.name}[{label}]" if label else f"{path}/{self.name}", self, values)
+            )
         return cases
 
 
@@ -182,7 +203,9 @@ def load_file(path: Path, *, root: Path | None = None) -> ScenarioFile:
     if node is not None:
         lines = tuple(data.decode("utf-8-sig").split("\n"))
         try:
-            loaded = _Loader(scope, path, root or path.parent, lines).file(node, hashlib.sha256(data).hexdigest())
+            loaded = _Loader(scope, path, root or path.parent, lines).file(
+                node, hashlib.sha256(data).hexdigest()
+            )
         except RecursionError:
             scope.report(node, "nested too deeply; for deep data use {$nested: {depth: 300, kind: list}}")
     if scope.problems or loaded is None:
@@ -212,8 +235,12 @@ class _Loader:
             return None
         if "format" in found:
             version = found["format"]
-            if not (isinstance(version, ScalarNode) and version.value == FORMAT and version.value is not True):
-                scope.report(version, f"this is not `format: {FORMAT}` but {describe(version)}; only 1 is known")
+            if not (
+                isinstance(version, ScalarNode) and version.value == FORMAT and version.value is not True
+            ):
+                scope.report(
+                    version, f"this is not `format: {FORMAT}` but {describe(version)}; only 1 is known"
+                )
         title = self._line(found["title"], "title") if "title" in found else ""
         clauses = self._words(found.get("clauses"), "clause", CLAUSES)
         requires = self._words(found.get("requires"), "capability", {**CAPABILITIES, **INSPECTORS})
@@ -258,13 +285,17 @@ class _Loader:
         if "clock" in found:
             clock = self._clock(found["clock"])
             scope.implied.add("controllable_clock")
+        # A parameter may be made of what the scenario saves; it is built when it is used.
+        scope.names = dict.fromkeys(_saved_names(node), "saved")
         rows = self._rows(found)
         scope.names = dict.fromkeys(rows[0].names, "a parameter")
         given = compile_given(found["given"], scope) if "given" in found else []
         steps = compile_steps(found["steps"], scope, "steps") if "steps" in found else []
         sound = len(scope.problems) == before  # else the check may be in what could not be read
         if sound and steps and not any(map(checks_something, steps)):
-            scope.report(found["steps"], "no step checks anything: add `expect`, `error`, `outcomes` or a `compare`")
+            scope.report(
+                found["steps"], "no step checks anything: add `expect`, `error`, `outcomes` or a `compare`"
+            )
         budgets = self._budgets(found["budgets"]) if "budgets" in found else []
         return Scenario(
             name=name,
@@ -333,7 +364,9 @@ class _Loader:
         text = DEFAULT_CLOCK if node is None else self._scope.text(node, "clock")
         try:
             if text is not None and (text == "now" or text[:1] in "+-"):
-                raise ValueError(f"the clock starts at an instant such as `{DEFAULT_CLOCK}`, not at `{clip(text, 40)}`")
+                raise ValueError(
+                    f"the clock starts at an instant such as `{DEFAULT_CLOCK}`, not at `{clip(text, 40)}`"
+                )
             return parse_time(text, default) if text is not None else default
         except ValueError as error:
             assert node is not None
@@ -344,7 +377,9 @@ class _Loader:
         """The parameters of each case, in the order written."""
         blocks: list[list[_Row]] = []
         taken: dict[str, int] = {}
-        for key in sorted((key for key in ("matrix", "cases") if key in found), key=lambda key: found[key].line):
+        for key in sorted(
+            (key for key in ("matrix", "cases") if key in found), key=lambda key: found[key].line
+        ):
             rows = self._matrix(found[key], taken) if key == "matrix" else self._cases(found[key], taken)
             blocks.append(rows or [_Row()])
         combined = [
@@ -409,10 +444,17 @@ class _Loader:
                 missing = [f"`{name}`" for name in names if name not in found]
                 extra = [f"`{name}`" for name in found if name not in names]
                 what = " and ".join(
-                    [f"lacks {', '.join(missing)}"] * bool(missing) + [f"adds {', '.join(extra)}"] * bool(extra)
+                    [f"lacks {', '.join(missing)}"] * bool(missing)
+                    + [f"adds {', '.join(extra)}"] * bool(extra)
                 )
-                hint = nearest(extra[0].strip("`"), [name.strip("`") for name in missing]) if extra and missing else ""
-                self._scope.report(item, f"every case has the same parameters as the first; this one {what}{hint}")
+                hint = (
+                    nearest(extra[0].strip("`"), [name.strip("`") for name in missing])
+                    if extra and missing
+                    else ""
+                )
+                self._scope.report(
+                    item, f"every case has the same parameters as the first; this one {what}{hint}"
+                )
             if row:
                 rows.append(_Row(*map(tuple, zip(*row, strict=True))))
         for name in names:
@@ -420,8 +462,6 @@ class _Loader:
         return rows
 
     def _budgets(self, node: Node) -> list[Budget]:
-        from kpstore_conformance.scenario.steps import compile_arguments, compile_method  # noqa: PLC0415
-
         scope = self._scope
         budgets: list[Budget] = []
         for item in scope.items(node, "budgets"):
@@ -441,7 +481,10 @@ class _Loader:
                 for key, limit in found["limits"]:
                     limits[str(key.value)] = self._milliseconds(limit)
             else:
-                scope.report(found["limits"], f"limits must be a mapping such as {{memory: 1 ms}}, not {describe(found['limits'])}")
+                scope.report(
+                    found["limits"],
+                    f"limits must be a mapping such as {{memory: 1 ms}}, not {describe(found['limits'])}",
+                )
             growth = self._growth(found["growth"]) if "growth" in found else (None, None)
             budgets.append(
                 Budget(
@@ -478,10 +521,27 @@ class _Loader:
         for name in names:
             number = plain(found[name])
             if not isinstance(number, (int, float)) or isinstance(number, bool) or number <= 0:
-                self._scope.report(found[name], f"{name} must be a number above 0, not {describe(found[name])}")
+                self._scope.report(
+                    found[name], f"{name} must be a number above 0, not {describe(found[name])}"
+                )
                 return None, None
             numbers.append(number)
         return int(numbers[0]), float(numbers[1])
+
+
+def _saved_names(node: Node) -> Iterator[str]:
+    """Every name that something in the scenario is saved under."""
+    if isinstance(node, ListNode):
+        for item in node.items:
+            yield from _saved_names(item)
+    elif isinstance(node, MapNode):
+        for key, value in node:
+            if key.value != "save":
+                yield from _saved_names(value)
+            elif isinstance(value, MapNode):
+                yield from (str(name.value) for name, _ in value)
+            elif isinstance(value, ScalarNode):
+                yield str(value.value)
 
 
 def _label(node: Node) -> str:

@@ -19,7 +19,6 @@ from kpstore_conformance.scenario.values import (
     Constant,
     Value,
     compile_duration,
-    compile_integer,
     compile_time,
     compile_typed,
     compile_value,
@@ -142,7 +141,7 @@ def _same_scalar(expected: Any, actual: Any) -> bool:
     if isinstance(expected, bool) or isinstance(actual, bool):
         return expected is actual
     if isinstance(expected, (int, float)) and isinstance(actual, (int, float)):
-        return expected == actual or (expected != expected and actual != actual)  # noqa: PLR0124 - NaN
+        return expected == actual or (expected != expected and actual != actual)
     if isinstance(actual, datetime):
         moment = _moment(expected)
         return moment is not None and (moment.tzinfo is None) == (actual.tzinfo is None) and moment == actual
@@ -172,10 +171,14 @@ def _differences(expected: Any, actual: Any, path: str, node: Node, *, exact: bo
             else:
                 found.append(Mismatch(_sub(path, key), short(item), "absent", node))
         found += [
-            Mismatch(_sub(path, key), "absent", short(item), node) for key, item in actual.items() if key not in expected
+            Mismatch(_sub(path, key), "absent", short(item), node)
+            for key, item in actual.items()
+            if key not in expected
         ]
         if exact and not found and list(expected) != list(actual):
-            found.append(Mismatch(path, f"keys in the order {short(list(expected))}", short(list(actual)), node))
+            found.append(
+                Mismatch(path, f"keys in the order {short(list(expected))}", short(list(actual)), node)
+            )
         return found
     if isinstance(expected, list) and isinstance(actual, list):
         found = []
@@ -222,7 +225,9 @@ def _text_mismatch(expected: str, actual: str, path: str, node: Node) -> Mismatc
         return Mismatch(path, quote(left), f"{quote(right)}, which differs within the redacted key", node)
     if len(left) <= 80 and len(right) <= 80:
         return Mismatch(path, quote(left), quote(right), node)
-    at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
     start = max(0, at - 20)
     dots = "…" if start else ""
     where = f"at character {at:,}: {dots}"
@@ -260,7 +265,9 @@ class _ListMatcher(Matcher):
 
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
         if not isinstance(actual, list):
-            hint = " (a set is expected with {$set: …} or $unordered)" if isinstance(actual, frozenset) else ""
+            hint = (
+                " (a set is expected with {$set: …} or $unordered)" if isinstance(actual, frozenset) else ""
+            )
             return self.differs(path, f"a list of {len(self.items)}{hint}", actual)
         found: list[Mismatch] = []
         for index, (item, value) in enumerate(zip(self.items, actual, strict=False)):
@@ -317,6 +324,19 @@ class _Check(Matcher):
             return self.differs(path, self._what, actual)
         expected = self._check(actual, context)
         return [] if expected is None else self.differs(path, expected, actual)
+
+
+_Items = Callable[[Context], Sequence[Matcher]]
+
+
+def _matchers(node: Node, scope: Scope, name: str) -> _Items:
+    """The argument of a matcher that takes a list of matchers: a list, or a saved or made list of values."""
+    reference = isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value.startswith("${")
+    if not reference and constructor_of(node) is None:
+        items = [compile_matcher(item, scope) for item in scope.items(node, name)]
+        return lambda _: items
+    value = compile_typed(node, scope, "a list", name)
+    return lambda context: [_Equal(node, Constant(node, element)) for element in value.build(context)]
 
 
 # --- the matchers ----------------------------------------------------------------------------------
@@ -377,7 +397,9 @@ def _regex(node: Node, scope: Scope) -> Matcher | None:
         return None
     what = f"a text in which {quote(text)} is found"
     return _Check(
-        node, lambda actual, _: None if isinstance(actual, str) and pattern.search(actual) else what, what=what
+        node,
+        lambda actual, _: None if isinstance(actual, str) and pattern.search(actual) else what,
+        what=what,
     )
 
 
@@ -392,7 +414,11 @@ def _ne(node: Node, scope: Scope) -> Matcher:
 
     def check(actual: Any, context: Context) -> str | None:
         unwanted = view(value.build(context))
-        return None if _differences(unwanted, actual, "", node, exact=False) else f"anything but {short(unwanted)}"
+        return (
+            None
+            if _differences(unwanted, actual, "", node, exact=False)
+            else f"anything but {short(unwanted)}"
+        )
 
     return _Check(node, check, what="another value")
 
@@ -431,7 +457,9 @@ _comparison("$gt", "greater than", ">", operator.gt)
 _comparison("$ge", "at least", ">=", operator.ge)
 
 
-@_matcher("$between", "from the first to the second, both included", {"type": "array", "minItems": 2, "maxItems": 2})
+@_matcher(
+    "$between", "from the first to the second, both included", {"type": "array", "minItems": 2, "maxItems": 2}
+)
 def _between(node: Node, scope: Scope) -> Matcher | None:
     items = scope.items(node, "$between")
     if len(items) != 2:
@@ -476,11 +504,13 @@ def _approx(node: Node, scope: Scope) -> Matcher | None:
             tolerance = {"rel": 0.0, "abs": 0.0}
         for name in ("abs", "rel"):
             if name in found:
-                number = found[name].value if isinstance(found[name], ScalarNode) else None  # type: ignore[attr-defined]
-                if _TYPES["number"](number) and number >= 0:
-                    tolerance[name] = number
+                number = plain(found[name])
+                if isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0:
+                    tolerance[name] = float(number)
                 else:
-                    scope.report(found[name], f"`{name}` must be a number from 0 up, not {describe(found[name])}")
+                    scope.report(
+                        found[name], f"`{name}` must be a number from 0 up, not {describe(found[name])}"
+                    )
     value = compile_typed(inner, scope, "a number", "$approx")
 
     def check(actual: Any, context: Context) -> str | None:
@@ -523,28 +553,36 @@ def _elements(actual: Any) -> list[Any] | None:
 
 @_matcher("$contains", "a list with a matching element, or a text with this substring", _MATCHER)
 def _contains(node: Node, scope: Scope) -> Matcher:
-    return _Contains(node, [(node, compile_matcher(node, scope))])
+    part = compile_matcher(node, scope)
+    return _Contains(node, lambda _: [part])
 
 
-@_matcher("$contains_all", "a list with an element for each of these, or a text with all these substrings", _MATCHERS)
+@_matcher(
+    "$contains_all",
+    "a list with an element for each of these, or a text with all these substrings",
+    _MATCHERS,
+)
 def _contains_all(node: Node, scope: Scope) -> Matcher:
-    return _Contains(node, [(item, compile_matcher(item, scope)) for item in scope.items(node, "$contains_all")])
+    return _Contains(node, _matchers(node, scope, "$contains_all"))
 
 
 class _Contains(Matcher):
     __slots__ = ("parts",)
 
-    def __init__(self, node: Node, parts: Sequence[tuple[Node, Matcher]]) -> None:
+    def __init__(self, node: Node, parts: _Items) -> None:
         super().__init__(node)
         self.parts = parts
 
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
         found: list[Mismatch] = []
-        for node, part in self.parts:
+        for part in self.parts(context):
+            node = part.node
             if isinstance(actual, str):
                 text = part.value.build(context) if isinstance(part, _Equal) else None
                 if not isinstance(text, str):
-                    raise CaseError(f"{path} is a text, and what it contains must be a text, not {describe(node)}", node)
+                    raise CaseError(
+                        f"{path} is a text, and what it contains must be a text, not {describe(node)}", node
+                    )
                 if text not in actual:
                     found += [Mismatch(path, f"a text with {quote(text)}", short(actual), node)]
                 continue
@@ -552,13 +590,17 @@ class _Contains(Matcher):
             if elements is None:
                 return self.differs(path, "a list or a text", actual)
             if not any(not part.match(element, context, path) for element in elements):
-                found += [Mismatch(path, f"an element like {expectation(node)}", short(actual), node)]
+                found += [
+                    Mismatch(path, f"an element like {expectation(part, context)}", short(actual), node)
+                ]
         return found
 
 
-def expectation(node: Node) -> str:
-    """An expectation as it is written, on one line."""
-    return short(plain(node), 120)
+def expectation(matcher: Matcher, context: Context) -> str:
+    """An expectation on one line: its value where it has one, else as it is written."""
+    if isinstance(matcher, _Equal):
+        return short(matcher.value.build(context), 120)
+    return short(plain(matcher.node), 120)
 
 
 @_matcher("$each", "a list whose every element matches", _MATCHER)
@@ -585,22 +627,23 @@ class _Each(Matcher):
 
 @_matcher("$unordered", "these elements and no others, in any order", _MATCHERS)
 def _unordered(node: Node, scope: Scope) -> Matcher:
-    return _Unordered(node, [compile_matcher(item, scope) for item in scope.items(node, "$unordered")])
+    return _Unordered(node, _matchers(node, scope, "$unordered"))
 
 
 class _Unordered(Matcher):
     __slots__ = ("items",)
 
-    def __init__(self, node: Node, items: Sequence[Matcher]) -> None:
+    def __init__(self, node: Node, items: _Items) -> None:
         super().__init__(node)
         self.items = items
 
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
+        items = self.items(context)
         elements = _elements(actual)
         if elements is None:
-            return self.differs(path, f"a list of {len(self.items)}, in any order", actual)
+            return self.differs(path, f"a list of {len(items)}, in any order", actual)
         fits = [
-            [not item.match(element, context, path) for element in elements] for item in self.items
+            [not item.match(element, context, path) for element in elements] for item in items
         ]  # fits[expected][element]
         owner: dict[int, int] = {}  # element -> expected
 
@@ -613,17 +656,21 @@ class _Unordered(Matcher):
                         return True
             return False
 
-        homeless = [expected for expected in range(len(self.items)) if not place(expected, set())]
+        homeless = [expected for expected in range(len(items)) if not place(expected, set())]
         spare = [element for element in range(len(elements)) if element not in owner]
         found = []
         for expected, element in zip(homeless, spare, strict=False):
             # One on each side: the reader wants to know in what they differ.
-            found += self.items[expected].match(elements[element], context, _sub(path, element))
+            found += items[expected].match(elements[element], context, _sub(path, element))
         for expected in homeless[len(spare) :]:
-            node = self.items[expected].node
-            found.append(Mismatch(path, f"an element like {expectation(node)}", short(actual), node))
+            item = items[expected]
+            found.append(
+                Mismatch(path, f"an element like {expectation(item, context)}", short(actual), item.node)
+            )
         for element in spare[len(homeless) :]:
-            found.append(Mismatch(_sub(path, element), "no such element", short(elements[element]), self.node))
+            found.append(
+                Mismatch(_sub(path, element), "no such element", short(elements[element]), self.node)
+            )
         return found
 
 
@@ -666,12 +713,16 @@ def _path(node: Node, scope: Scope, what: str) -> list[str | int] | None:
         return None
     parts = parse_path(text)
     if parts is None:
-        scope.report(node, f"`{clip(text, 60)}` is no path such as `unit.metadata.quality_score` or `data[0].id`")
+        scope.report(
+            node, f"`{clip(text, 60)}` is no path such as `unit.metadata.quality_score` or `data[0].id`"
+        )
     return parts
 
 
 @_matcher(
-    "$unique", "a list without equal elements, or with a different value at this path in each", {"type": ["string", "boolean"]}
+    "$unique",
+    "a list without equal elements, or with a different value at this path in each",
+    {"type": ["string", "boolean"]},
 )
 def _unique(node: Node, scope: Scope) -> Matcher | None:
     whole = isinstance(node, ScalarNode) and node.value is True
@@ -685,19 +736,24 @@ def _unique(node: Node, scope: Scope) -> Matcher | None:
             return "a list"
         counts = Counter(repr(walk(element, parts, "$unique")) for element in elements)
         twice = next((text for text, count in counts.items() if count > 1), None)
-        return None if twice is None else f"no two alike, but {redact(clip(twice, 80))} is there {counts[twice]} times"
+        return (
+            None
+            if twice is None
+            else f"no two alike, but {redact(clip(twice, 80))} is there {counts[twice]} times"
+        )
 
     return _Check(node, check, what="a list")
 
 
 @_matcher("$one_of", "at least one of these matches", _MATCHERS)
 def _one_of(node: Node, scope: Scope) -> Matcher:
-    parts = [compile_matcher(item, scope) for item in scope.items(node, "$one_of")]
+    items = _matchers(node, scope, "$one_of")
 
     def check(actual: Any, context: Context) -> str | None:
+        parts = items(context)
         if any(not part.match(actual, context, "") for part in parts):
             return None
-        return "one of " + ", ".join(expectation(part.node) for part in parts)
+        return "one of " + ", ".join(expectation(part, context) for part in parts)
 
     return _Check(node, check, what=None)
 
@@ -712,13 +768,17 @@ def _not(node: Node, scope: Scope) -> Matcher:
     inner = compile_matcher(node, scope)
 
     def check(actual: Any, context: Context) -> str | None:
-        return None if inner.match(actual, context, "") else f"not {expectation(node)}"
+        return None if inner.match(actual, context, "") else f"not {expectation(inner, context)}"
 
     # A misspelt key is absent, and must not pass for "not this".
-    return _Check(node, check, what=f"not {expectation(node)}")
+    return _Check(node, check, what=f"not {short(plain(node), 120)}")
 
 
-@_matcher("$exact", "equal in every respect: keys and their order, 1 is not 1.0, -0.0 is not 0.0, null is not absent", _VALUE)
+@_matcher(
+    "$exact",
+    "equal in every respect: keys and their order, 1 is not 1.0, -0.0 is not 0.0, null is not absent",
+    _VALUE,
+)
 def _exact(node: Node, scope: Scope) -> Matcher:
     return _Equal(node, compile_value(node, scope), exact=True)
 
@@ -726,7 +786,10 @@ def _exact(node: Node, scope: Scope) -> Matcher:
 @_matcher("$same_as", "equal in every respect to a saved value", {"$ref": "#/definitions/reference"})
 def _same_as(node: Node, scope: Scope) -> Matcher | None:
     if not (isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value.startswith("${")):
-        scope.report(node, f"$same_as needs a saved value such as `${{before}}`, not {describe(node)}; data goes to $exact")
+        scope.report(
+            node,
+            f"$same_as needs a saved value such as `${{before}}`, not {describe(node)}; data goes to $exact",
+        )
         return None
     return _Equal(node, compile_value(node, scope), exact=True)
 
@@ -789,13 +852,13 @@ def _keys(node: Node, scope: Scope) -> Matcher | None:
 
 @_matcher("$in_order", "a list in which these are found in this order, others between them", _MATCHERS)
 def _in_order(node: Node, scope: Scope) -> Matcher:
-    return _InOrder(node, [compile_matcher(item, scope) for item in scope.items(node, "$in_order")])
+    return _InOrder(node, _matchers(node, scope, "$in_order"))
 
 
 class _InOrder(Matcher):
     __slots__ = ("items",)
 
-    def __init__(self, node: Node, items: Sequence[Matcher]) -> None:
+    def __init__(self, node: Node, items: _Items) -> None:
         super().__init__(node)
         self.items = items
 
@@ -803,12 +866,16 @@ class _InOrder(Matcher):
         if not isinstance(actual, list):
             return self.differs(path, "a list", actual)
         position = 0
-        for index, item in enumerate(self.items):
+        for index, item in enumerate(self.items(context)):
             while position < len(actual) and item.match(actual[position], context, path):
                 position += 1
             if position == len(actual):
                 after = f" after the {index} before it" if index else ""
-                return [Mismatch(path, f"an element like {expectation(item.node)}{after}", short(actual), item.node)]
+                return [
+                    Mismatch(
+                        path, f"an element like {expectation(item, context)}{after}", short(actual), item.node
+                    )
+                ]
             position += 1
         return []
 
@@ -827,5 +894,3 @@ class _CancelledOr(Matcher):
 
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
         return [] if actual is CANCELLED else self.completed.match(actual, context, path)
-
-

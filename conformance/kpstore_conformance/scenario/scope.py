@@ -75,7 +75,9 @@ class Scope:
         self.folder = file.parent
         self.problems: list[Problem] = []
         self.implied: set[str] = set()
-        self.names: dict[str, str] = {}  # name -> what it is: "a parameter", "saved", "the variable of the loop …"
+        self.names: dict[
+            str, str
+        ] = {}  # name -> what it is: "a parameter", "saved", "the variable of the loop …"
         self.handles: dict[str, bool] = {}  # handle -> whether it is open
 
     def report(self, node: Node, message: str) -> None:
@@ -111,7 +113,12 @@ class Scope:
             self.names[name] = "saved"
 
     def fields(
-        self, node: Node, what: str, known: Mapping[str, bool] | Collection[str], *, required: Collection[str] = ()
+        self,
+        node: Node,
+        what: str,
+        known: Mapping[str, bool] | Collection[str],
+        *,
+        required: Collection[str] = (),
     ) -> dict[str, Node] | None:
         """The known keys of a mapping; unknown and missing ones are reported. `None` if it is no mapping."""
         if not isinstance(node, MapNode):
@@ -162,5 +169,3 @@ class Scope:
             return node.value
         self.report(node, f"{what} must be true or false, not {describe(node)}")
         return None
-
-

@@ -78,7 +78,7 @@ def short(value: object, room: int = 200, *, items: int = 8, depth: int = 4) -> 
     return clip(_short(view(value), items, depth), room)
 
 
-def _short(value: object, items: int, depth: int) -> str:  # noqa: PLR0911
+def _short(value: object, items: int, depth: int) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -99,7 +99,9 @@ def _short(value: object, items: int, depth: int) -> str:  # noqa: PLR0911
             return "{}"
         if depth == 0:
             return f"{{… {len(value)} keys}}"
-        parts = [f"{_key(key)}: {_short(item, items, depth - 1)}" for key, item in list(value.items())[:items]]
+        parts = [
+            f"{_key(key)}: {_short(item, items, depth - 1)}" for key, item in list(value.items())[:items]
+        ]
         return "{" + ", ".join(parts + _more(len(value) - items)) + "}"
     if isinstance(value, (list, frozenset)):
         if isinstance(value, frozenset):

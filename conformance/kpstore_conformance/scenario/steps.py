@@ -207,7 +207,9 @@ class GivenStep(Step):
     """An item of `given`: `times` records, made one by one or, with `many`, stored in batches of one call."""
 
     method: Method
-    build: Callable[[Context], dict[str, Any]]  # the arguments of one call, or with `many` {"record": one record}
+    build: Callable[
+        [Context], dict[str, Any]
+    ]  # the arguments of one call, or with `many` {"record": one record}
     times: Value
     variable: str
     many: str | None = None  # the parameter that takes the batch
@@ -280,14 +282,20 @@ def compile_steps(node: Node, scope: Scope, what: str) -> list[Step]:
 def compile_step(node: Node, scope: Scope) -> Step | None:
     """One step."""
     if not isinstance(node, MapNode):
-        hint = f"; write `{node.value}: {{}}`" if isinstance(node, ScalarNode) and _is_call(node.value) else ""
+        hint = (
+            f"; write `{node.value}: {{}}`" if isinstance(node, ScalarNode) and _is_call(node.value) else ""
+        )
         scope.report(node, f"a step must be a mapping with one action, not {describe(node)}{hint}")
         return None
-    actions = [key for key, _ in node if key.value in STEPS or (isinstance(key.value, str) and "." in key.value)]
+    actions = [
+        key for key, _ in node if key.value in STEPS or (isinstance(key.value, str) and "." in key.value)
+    ]
     unknown = [key for key, _ in node if key not in actions and key.value not in MODIFIERS]
     if len(actions) != 1:
         for key in unknown:
-            scope.report(key, f"unknown key `{clip(str(key.value), 60)}` in a step{_nearest_action(str(key.value))}")
+            scope.report(
+                key, f"unknown key `{clip(str(key.value), 60)}` in a step{_nearest_action(str(key.value))}"
+            )
         if len(actions) > 1:
             first = actions[0].value
             message = f"a second action, `{actions[1].value}`, beside `{first}`: one action per step, each with its `-`"
@@ -369,7 +377,11 @@ def _compile_call(
         return None
     arguments = compile_arguments(argument, method, scope)
     handle = _handle(modifiers["on"], scope) if "on" in modifiers else "main"
-    cancel_at = compile_integer(modifiers["cancel_at"], scope, "cancel_at", least=1) if "cancel_at" in modifiers else None
+    cancel_at = (
+        compile_integer(modifiers["cancel_at"], scope, "cancel_at", least=1)
+        if "cancel_at" in modifiers
+        else None
+    )
     scribble = _scribble(modifiers["scribble"], scope) if "scribble" in modifiers else frozenset()
     during_after, during_steps = None, []
     if "during" in modifiers:
@@ -400,11 +412,16 @@ def _compile_call(
     )
 
 
-def _expectation(modifiers: Mapping[str, Node], scope: Scope) -> tuple[Matcher | None, ErrorExpectation | None]:
+def _expectation(
+    modifiers: Mapping[str, Node], scope: Scope
+) -> tuple[Matcher | None, ErrorExpectation | None]:
     expect = compile_matcher(modifiers["expect"], scope) if "expect" in modifiers else None
     error = _error(modifiers["error"], scope) if "error" in modifiers else None
     if expect is not None and error is not None:
-        scope.report(modifiers["error"], "a call either raises or has a result: `expect` and `error` exclude each other")
+        scope.report(
+            modifiers["error"],
+            "a call either raises or has a result: `expect` and `error` exclude each other",
+        )
     return expect, error
 
 
@@ -452,7 +469,10 @@ def _saved_name(node: Node, scope: Scope) -> str | None:
 
 
 def _scribble(node: Node, scope: Scope) -> frozenset[str]:
-    words = [scope.word(item, "target of scribble", ("arguments", "result")) for item in scope.items(node, "scribble")]
+    words = [
+        scope.word(item, "target of scribble", ("arguments", "result"))
+        for item in scope.items(node, "scribble")
+    ]
     if isinstance(node, ListNode) and not words:
         scope.report(node, "scribble on what? [arguments, result]")
     return frozenset(word for word in words if word)
@@ -552,17 +572,29 @@ def _inspect(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope
         if "parameters" in found:
             if sql is None:
                 scope.report(found["parameters"], "`parameters` belong to `sql`")
-            parameters = [compile_value(item, scope) for item in scope.items(found["parameters"], "parameters")]
+            parameters = [
+                compile_value(item, scope) for item in scope.items(found["parameters"], "parameters")
+            ]
     expect, _ = _expectation(modifiers, scope)
     saves = _saves(modifiers.get("save"), scope)
     if expect is None and not saves and "expect" not in modifiers:
         scope.report(node, "inspect needs an `expect` (or a `save`)")
     return InspectStep(
-        node=node, action="inspect", sql=sql, parameters=tuple(parameters), raw=raw, expect=expect, saves=saves
+        node=node,
+        action="inspect",
+        sql=sql,
+        parameters=tuple(parameters),
+        raw=raw,
+        expect=expect,
+        saves=saves,
     )
 
 
-@_step("repeat", "runs steps so many times, counting from 0 in `as`", _mapping({"times": _COUNT, "steps": _STEPS}, {"as": _TEXT}))
+@_step(
+    "repeat",
+    "runs steps so many times, counting from 0 in `as`",
+    _mapping({"times": _COUNT, "steps": _STEPS}, {"as": _TEXT}),
+)
 def _repeat(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope: Scope) -> Step | None:
     found = scope.fields(argument, "repeat", ("times", "as", "steps"), required=("times", "steps"))
     if found is None or "steps" not in found:
@@ -574,7 +606,11 @@ def _repeat(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope:
     return RepeatStep(node=node, action="repeat", times=times, variable=name, steps=tuple(steps))
 
 
-@_step("for_each", "runs steps once per element of a list", _mapping({"in": _VALUE, "as": _TEXT, "steps": _STEPS}))
+@_step(
+    "for_each",
+    "runs steps once per element of a list",
+    _mapping({"in": _VALUE, "as": _TEXT, "steps": _STEPS}),
+)
 def _for_each(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope: Scope) -> Step | None:
     names = ("in", "as", "steps")
     found = scope.fields(argument, "for_each", names, required=names)
@@ -594,7 +630,9 @@ def _for_each(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scop
     ("outcomes", "save"),
 )
 def _concurrently(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope: Scope) -> Step:
-    calls = [call for item in scope.items(argument, "concurrently") if (call := _concurrent_call(item, scope))]
+    calls = [
+        call for item in scope.items(argument, "concurrently") if (call := _concurrent_call(item, scope))
+    ]
     if isinstance(argument, ListNode) and not argument.items:
         scope.report(argument, "there is no call in `concurrently`")
     outcomes = [
@@ -638,7 +676,10 @@ def _concurrent_call(node: Node, scope: Scope) -> CallStep | None:
         elif key.value in CONCURRENT_MODIFIERS:
             modifiers[str(key.value)] = value
         elif key.value in MODIFIERS:
-            scope.report(key, f"`{key.value}` does not go with a call inside `concurrently`; see `outcomes` and `save` beside it")
+            scope.report(
+                key,
+                f"`{key.value}` does not go with a call inside `concurrently`; see `outcomes` and `save` beside it",
+            )
         else:
             hint = nearest(str(key.value), list(CONCURRENT_MODIFIERS))
             scope.report(key, f"unknown key `{clip(str(key.value), 60)}` in a concurrent call{hint}")
@@ -672,16 +713,25 @@ def _outcome(node: Node, scope: Scope) -> Outcome | None:
     )
 
 
-@_step("compare", "checks a saved value", _mapping({"value": _VALUE, "expect": {"$ref": "#/definitions/matcher"}}))
+@_step(
+    "compare",
+    "checks a saved value",
+    _mapping({"value": _VALUE, "expect": {"$ref": "#/definitions/matcher"}}),
+)
 def _compare(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope: Scope) -> Step | None:
     found = scope.fields(argument, "compare", ("value", "expect"), required=("value", "expect"))
     if found is None or len(found) < 2:
         return None
     value = compile_value(found["value"], scope)
-    return CompareStep(node=node, action="compare", value=value, expect=compile_matcher(found["expect"], scope))
+    return CompareStep(
+        node=node, action="compare", value=value, expect=compile_matcher(found["expect"], scope)
+    )
 
 
 # --- given -----------------------------------------------------------------------------------------
+
+
+GIVEN_MODIFIERS = {"times": "how many", "as": "the variable that counts them, from 0; `i` by default"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -695,7 +745,6 @@ class GivenKind:
     modifiers: Mapping[str, str] = field(default_factory=lambda: GIVEN_MODIFIERS)
 
 
-GIVEN_MODIFIERS = {"times": "how many", "as": "the variable that counts them, from 0; `i` by default"}
 AGENT_KEYS = {"id": "the agent_id", "delta": "default 1.0", "reason": "default Given"}
 KEY_KEYS = {
     "agent_id": "default kp:agent:owner",
@@ -727,7 +776,10 @@ def _given_item(node: Node, scope: Scope) -> GivenStep | None:
     if len(kinds) != 1:
         unknown = [key for key, _ in node if key.value not in GIVEN and key.value not in GIVEN_MODIFIERS]
         for key in unknown:
-            scope.report(key, f"unknown key `{clip(str(key.value), 60)}` in given{nearest(str(key.value), list(GIVEN))}")
+            scope.report(
+                key,
+                f"unknown key `{clip(str(key.value), 60)}` in given{nearest(str(key.value), list(GIVEN))}",
+            )
         if len(kinds) > 1:
             scope.report(kinds[1], f"a second kind, `{kinds[1].value}`, in one item: each has its own `-`")
         elif not unknown:
@@ -758,7 +810,9 @@ def _times(
         return compile_(), times, name
 
 
-def _given_record(kind: str, builder: str, store: str, many: str) -> Callable[[MapNode, Node, Scope], GivenStep]:
+def _given_record(
+    kind: str, builder: str, store: str, many: str
+) -> Callable[[MapNode, Node, Scope], GivenStep]:
     def compile_(node: MapNode, argument: Node, scope: Scope) -> GivenStep:
         def inner() -> Callable[[Context], dict[str, Any]]:
             record = compile_record(argument, scope, builder)
@@ -778,7 +832,13 @@ def _given_record(kind: str, builder: str, store: str, many: str) -> Callable[[M
                 variable=name,
             )
         return GivenStep(
-            node=node, action=f"given {kind}", method=method, build=build, times=times, variable=name, many=many
+            node=node,
+            action=f"given {kind}",
+            method=method,
+            build=build,
+            times=times,
+            variable=name,
+            many=many,
         )
 
     return compile_
@@ -798,7 +858,10 @@ def _given_call(
             save_node = found.pop("save", None)
             names = {"id": "agent_id"} if kind == "agent" else {}
             values = {names.get(key, key): compile_value(value, scope) for key, value in found.items()}
-            return lambda context: {**defaults, **{key: value.build(context) for key, value in values.items()}}
+            return lambda context: {
+                **defaults,
+                **{key: value.build(context) for key, value in values.items()},
+            }
 
         build, times, name = _times(node, scope, inner)
         saves = _saves(save_node, scope)
@@ -867,7 +930,9 @@ def _units_from(node: MapNode, argument: Node, scope: Scope) -> GivenStep:
 def _unit_from(unit: dict[str, Any], context: Context) -> object:
     if "unit" not in unit:
         return make_entry(unit.get("id"), unit, {}, context)
-    given = {key: unit[key] for key in ("visibility", "created_at", "updated_at") if key in unit}
+    given: dict[str, Any] = {
+        key: unit[key] for key in ("visibility", "created_at", "updated_at") if key in unit
+    }
     for key in ("created_at", "updated_at"):  # JSON has no datetimes
         if isinstance(given.get(key), str):
             given[key] = parse_time(given[key], context.now())
@@ -893,7 +958,9 @@ GIVEN: dict[str, GivenKind] = {
     kind.name: kind
     for kind in [
         GivenKind("skill", "a skill", SKILL_KEYS, _given_record("skill", "skill", "skills", "skills")),
-        GivenKind("unit", "a knowledge unit", ENTRY_KEYS, _given_record("unit", "entry", "knowledge", "entries")),
+        GivenKind(
+            "unit", "a knowledge unit", ENTRY_KEYS, _given_record("unit", "entry", "knowledge", "entries")
+        ),
         GivenKind(
             "agent",
             "an agent with a reputation",

@@ -31,6 +31,7 @@ __all__ = [
     "parse_duration",
     "parse_path",
     "parse_time",
+    "refers",
     "walk",
 ]
 
@@ -196,7 +197,11 @@ def parse_path(text: str) -> list[str | int] | None:
     position = 0
     while position < len(text):
         match = _PART.match(text, position)
-        if not match or (position > 0 and match[1] and text[position] != ".") or (position == 0 and text[0] == "."):
+        if (
+            not match
+            or (position > 0 and match[1] and text[position] != ".")
+            or (position == 0 and text[0] == ".")
+        ):
             return None
         parts.append(match[1] if match[1] else int(match[2]))
         position = match.end()
@@ -235,7 +240,10 @@ def _compile_scalar(node: ScalarNode, scope: Scope) -> Value:
         inside = match[2].strip()
         path = parse_path(inside)
         if path is None or not isinstance(path[0], str):
-            scope.report(node, f"`${{{clip(inside, 60)}}}` is no name or path such as `key.raw_key` or `page.data[0].id`")
+            scope.report(
+                node,
+                f"`${{{clip(inside, 60)}}}` is no name or path such as `key.raw_key` or `page.data[0].id`",
+            )
             return Constant(node, None)
         if path[0] not in scope.names:
             known = list(scope.names)
@@ -250,23 +258,39 @@ def _compile_scalar(node: ScalarNode, scope: Scope) -> Value:
     pieces = [piece for piece in pieces if piece != ""]
     if all(isinstance(piece, str) for piece in pieces):
         return Constant(node, "".join(str(piece) for piece in pieces))
-    if len(pieces) == 1:
-        whole, path = pieces[0]
-        return Computed(node, lambda context: snapshot(_look_up(whole, path, context)))
+    if len(pieces) == 1 and not isinstance(pieces[0], str):
+        only = pieces[0]
+        return Computed(node, lambda context: snapshot(_look_up(*only, context)))
 
     def build(context: Context) -> str:
         return "".join(
-            piece if isinstance(piece, str) else _inside_text(_look_up(*piece, context), piece[0]) for piece in pieces
+            piece if isinstance(piece, str) else _inside_text(_look_up(*piece, context), piece[0])
+            for piece in pieces
         )
 
     return Computed(node, build)
+
+
+def refers(node: Node) -> bool:
+    """Whether there is a `${name}` anywhere in the node."""
+    if isinstance(node, ScalarNode):
+        return isinstance(node.value, str) and any(
+            match[2] is not None for match in _REFERENCE.finditer(node.value)
+        )
+    if isinstance(node, ListNode):
+        return any(map(refers, node.items))
+    assert isinstance(node, MapNode)
+    return any(key.value != "$literal" and (refers(key) or refers(value)) for key, value in node)
 
 
 def _look_up(whole: str, path: Sequence[str | int], context: Context) -> object:
     name = str(path[0])
     if name not in context.variables:
         raise CaseError(f"`${{{whole}}}`: nothing was saved as `{name}`")
-    return walk(context.variables[name], path[1:], whole)
+    value = context.variables[name]
+    if isinstance(value, Value):  # a parameter that is made of saved values
+        value = value.build(context)
+    return walk(value, path[1:], whole)
 
 
 def _inside_text(value: object, whole: str) -> str:
@@ -336,7 +360,11 @@ def compile_integer(node: Node, scope: Scope, what: str, *, least: int = 0) -> V
 
 
 def compile_parsed(
-    node: Node, scope: Scope, what: str, parse: Callable[[str, Context], object], check: Callable[[str], object]
+    node: Node,
+    scope: Scope,
+    what: str,
+    parse: Callable[[str, Context], object],
+    check: Callable[[str], object],
 ) -> Value:
     """A text that `check` parses at load to find its problems, and `parse` when it runs."""
     value = compile_typed(node, scope, "a text", what)
@@ -359,7 +387,9 @@ def parse_duration(text: str) -> timedelta:
             break
         sign = match[1] or sign
         if match[3] not in _UNITS:
-            raise ValueError(f"unknown unit `{clip(match[3], 20)}` of a duration{nearest(match[3], list(_UNITS))}")
+            raise ValueError(
+                f"unknown unit `{clip(match[3], 20)}` of a duration{nearest(match[3], list(_UNITS))}"
+            )
         amount = Decimal(match[2]) * _UNITS[match[3]]
         micros += -amount if sign == "-" else amount
         position = match.end()
@@ -449,7 +479,9 @@ def _literal(node: Node, scope: Scope) -> Value:
     return Computed(node, lambda _: plain(node))
 
 
-@_constructor("$float", "a float that YAML cannot say: nan, inf, -inf, -0.0, or a text", {"type": ["string", "number"]})
+@_constructor(
+    "$float", "a float that YAML cannot say: nan, inf, -inf, -0.0, or a text", {"type": ["string", "number"]}
+)
 def _float(node: Node, scope: Scope) -> Value | None:
     value = node.value if isinstance(node, ScalarNode) else None
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
@@ -515,7 +547,9 @@ def _nested(node: Node, scope: Scope) -> Value | None:
 
 
 @_constructor(
-    "$range", "a list of integers, the end excluded", {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}
+    "$range",
+    "a list of integers, the end excluded",
+    {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
 )
 def _range(node: Node, scope: Scope) -> Value | None:
     items = scope.items(node, "$range")
@@ -535,7 +569,9 @@ def _list(node: Node, scope: Scope) -> Value | None:
     return compile_times_list(node, scope, compile_value)
 
 
-def compile_times_list(node: Node, scope: Scope, compile_item: Callable[[Node, Scope], Value]) -> Value | None:
+def compile_times_list(
+    node: Node, scope: Scope, compile_item: Callable[[Node, Scope], Value]
+) -> Value | None:
     """The argument of `$list`, with items of any kind."""
     found = scope.fields(node, "$list", ("times", "as", "item"), required=("times", "item"))
     if found is None or "times" not in found or "item" not in found:
@@ -624,7 +660,10 @@ def compile_path(node: Node, scope: Scope, what: str, *, folder: bool = False) -
     if isinstance(value, Constant) and isinstance(value.value, str):
         path = scope.folder / value.value
         if not (path.is_dir() if folder else path.is_file()):
-            scope.report(node, f"there is no {'folder' if folder else 'file'} `{value.value}` beside this scenario file")
+            scope.report(
+                node,
+                f"there is no {'folder' if folder else 'file'} `{value.value}` beside this scenario file",
+            )
     return Computed(node, lambda context: context.folder / value.build(context))
 
 
@@ -637,7 +676,9 @@ def read_text(path: Path) -> str:
 @_constructor("$sha256", "the SHA-256 of a text's UTF-8, in hex digits", _VALUE)
 def _sha256(node: Node, scope: Scope) -> Value:
     text = compile_typed(node, scope, "a text", "$sha256")
-    return Computed(node, lambda context: hashlib.sha256(text.build(context).encode("utf-8", "surrogatepass")).hexdigest())
+    return Computed(
+        node, lambda context: hashlib.sha256(text.build(context).encode("utf-8", "surrogatepass")).hexdigest()
+    )
 
 
 def is_nan(value: object) -> bool:

@@ -119,7 +119,9 @@ def parse(data: bytes, file: Path, report: Callable[[Problem], None]) -> Node | 
         before_text = text[: error.position]
         line, column = before_text.count("\n") + 1, len(before_text.rpartition("\n")[2]) + 1
         character = ord(error.character) if isinstance(error.character, str) else error.character
-        message = f"YAML: the character U+{character:04X} is not allowed; write it as an escape in double quotes"
+        message = (
+            f"YAML: the character U+{character:04X} is not allowed; write it as an escape in double quotes"
+        )
         report(Problem(file, line, column, message))
         return None
     except yaml.MarkedYAMLError as error:
@@ -130,7 +132,11 @@ def parse(data: bytes, file: Path, report: Callable[[Problem], None]) -> Node | 
         report(Problem(file, line, column, message))
         return None
     except RecursionError:
-        report(Problem(file, 1, 1, "YAML: nested too deeply; for deep data use {$nested: {depth: 300, kind: list}}"))
+        report(
+            Problem(
+                file, 1, 1, "YAML: nested too deeply; for deep data use {$nested: {depth: 300, kind: list}}"
+            )
+        )
         return None
     if root is None:
         report(Problem(file, 1, 1, "the file is empty"))

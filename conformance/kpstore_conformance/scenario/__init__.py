@@ -1,1 +1,28 @@
-"""The scenario engine: YAML to nodes with positions, to a typed document, to cases, to steps, to a verdict."""
+"""The scenario engine: from YAML by way of nodes, a typed document, cases and steps to a verdict."""
+
+from kpstore_conformance.scenario.catalogue import CAPABILITIES, INSPECTORS
+from kpstore_conformance.scenario.clauses import CLAUSES
+from kpstore_conformance.scenario.document import Budget, Case, Scenario, ScenarioFile, discover, load_file
+from kpstore_conformance.scenario.failure import Failure
+from kpstore_conformance.scenario.runner import CaseResult, Target, run_case
+from kpstore_conformance.scenario.show import redact
+from kpstore_conformance.scenario.yaml_nodes import Problem, ScenarioFileError
+
+__all__ = [
+    "CAPABILITIES",
+    "CLAUSES",
+    "INSPECTORS",
+    "Budget",
+    "Case",
+    "CaseResult",
+    "Failure",
+    "Problem",
+    "Scenario",
+    "ScenarioFile",
+    "ScenarioFileError",
+    "Target",
+    "discover",
+    "load_file",
+    "redact",
+    "run_case",
+]

@@ -211,7 +211,7 @@ class GivenStep(Step):
         [Context], dict[str, Any]
     ]  # the arguments of one call, or with `many` {"record": one record}
     times: Value
-    variable: str
+    variable: str | None  # with `times`
     many: str | None = None  # the parameter that takes the batch
     listed: Callable[[Context], list[Any]] | None = None  # all records at once: skills_from, units_from
     saves: tuple[Save, ...] = ()
@@ -797,14 +797,14 @@ def _given_item(node: Node, scope: Scope) -> GivenStep | None:
 
 def _times(
     node: MapNode, scope: Scope, compile_: Callable[[], Callable[[Context], dict[str, Any]]]
-) -> tuple[Callable[[Context], dict[str, Any]], Value, str]:
+) -> tuple[Callable[[Context], dict[str, Any]], Value, str | None]:
     """The build function of one item, how often, and the variable: with `times` it is known inside."""
     times_node, as_node = node.get("times"), node.get("as")
     name = compile_variable(as_node, scope)
     if times_node is None:
         if as_node is not None:
             scope.report(node.key("as"), "`as` goes with `times`")
-        return compile_(), Constant(node, 1), name
+        return compile_(), Constant(node, 1), None
     times = compile_integer(times_node, scope, "times")
     with scope.variable(name, as_node or times_node):
         return compile_(), times, name
@@ -948,7 +948,7 @@ def _listed(
         method=STORES[store]["create_many"],
         build=lambda context: {},
         times=Constant(node, 1),
-        variable="i",
+        variable=None,
         many=parameter,
         listed=listed,
     )

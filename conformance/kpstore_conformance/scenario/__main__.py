@@ -47,7 +47,7 @@ class LocalTarget:
         """The rows of a query through a connection of its own."""
         with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(sql, tuple(parameters))]  # type: ignore[arg-type]
+            return [dict(row) for row in connection.execute(sql, tuple(parameters))]
 
     async def inspect_raw(self, needle: bytes) -> int:
         """How often the bytes occur in the database, its WAL and whatever else is in the folder."""
@@ -94,9 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     files: list[ScenarioFile] = []
     refused = 0
+    folders = [path for path in options.files if path.is_dir()]
     for path in discover(options.files):
+        root = next((folder for folder in folders if path.is_relative_to(folder)), None)
         try:
-            files.append(load_file(path))
+            files.append(load_file(path, root=root))
         except ScenarioFileError as error:
             refused += 1
             print(error)

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,9 +19,11 @@ from kpstore_conformance.scenario.values import (
     Constant,
     Value,
     compile_duration,
+    compile_integer,
     compile_time,
     compile_typed,
     compile_value,
+    compile_variable,
     constructor_of,
     parse_path,
     walk,
@@ -67,6 +69,10 @@ class Matcher(ABC):
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
         """Where `actual` (a view, or a marker) differs; empty where it matches."""
 
+    def told(self, context: Context) -> str:
+        """The expectation on one line: as it is written, unless it has a value."""
+        return short(plain(self.node), 120)
+
     def differs(self, path: str, expected: str, actual: object) -> list[Mismatch]:
         """One mismatch at this matcher."""
         came = repr(actual) if isinstance(actual, _Marker) else short(actual)
@@ -101,12 +107,15 @@ def compile_matcher(node: Node, scope: Scope) -> Matcher:
     if isinstance(node, ScalarNode):
         return _Equal(node, compile_value(node, scope))
     if isinstance(node, ListNode):
-        return _ListMatcher(node, [compile_matcher(item, scope) for item in node.items])
+        items = [compile_matcher(item, scope) for item in node.items]
+        return _ListMatcher(node, lambda _: items)
     assert isinstance(node, MapNode)
     special = [key for key, _ in node if isinstance(key.value, str) and key.value.startswith("$")]
     if not special:
         return _MapMatcher(node, [(key.value, compile_matcher(value, scope)) for key, value in node])
     only = constructor_of(node)
+    if only and only[0].value == "$list":
+        return _ListMatcher(node, _numbered(only[1], scope))
     if only and only[0].value not in MATCHERS:
         return _Equal(node, compile_value(node, scope))
     parts: list[Matcher] = []
@@ -249,6 +258,9 @@ class _Equal(Matcher):
         self.value = value
         self.exact = exact
 
+    def told(self, context: Context) -> str:
+        return short(self.value.build(context), 120)
+
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
         expected = view(self.value.build(context))
         if isinstance(actual, _Marker):
@@ -256,23 +268,60 @@ class _Equal(Matcher):
         return _differences(expected, actual, path, self.node, exact=self.exact)
 
 
+_Items = Callable[[Context], Sequence[Matcher]]
+
+
 class _ListMatcher(Matcher):
     __slots__ = ("items",)
 
-    def __init__(self, node: Node, items: Sequence[Matcher]) -> None:
+    def __init__(self, node: Node, items: _Items) -> None:
         super().__init__(node)
         self.items = items
 
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
+        items = self.items(context)
         if not isinstance(actual, list):
             hint = (
                 " (a set is expected with {$set: …} or $unordered)" if isinstance(actual, frozenset) else ""
             )
-            return self.differs(path, f"a list of {len(self.items)}{hint}", actual)
+            return self.differs(path, f"a list of {len(items)}{hint}", actual)
         found: list[Mismatch] = []
-        for index, (item, value) in enumerate(zip(self.items, actual, strict=False)):
+        for index, (item, value) in enumerate(zip(items, actual, strict=False)):
             found += item.match(value, context, _sub(path, index))
-        return found + _length_mismatch(self.items, actual, path, self.node)
+        return found + _length_mismatch(items, actual, path, self.node)
+
+
+class _Numbered(Matcher):
+    """An item of `$list` in an expectation: the matcher, with the variable at this item's number."""
+
+    __slots__ = ("inner", "name", "number")
+
+    def __init__(self, inner: Matcher, name: str, number: int) -> None:
+        super().__init__(inner.node)
+        self.inner = inner
+        self.name = name
+        self.number = number
+
+    def told(self, context: Context) -> str:
+        return f"{self.inner.told(self._within(context))} with {self.name} = {self.number}"
+
+    def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
+        return self.inner.match(actual, self._within(context), path)
+
+    def _within(self, context: Context) -> Context:
+        return replace(context, variables={**context.variables, self.name: self.number})
+
+
+def _numbered(argument: Node, scope: Scope) -> _Items:
+    """The matchers of a `$list` in an expectation."""
+    found = scope.fields(argument, "$list", ("times", "as", "item"), required=("times", "item"))
+    if found is None or "times" not in found or "item" not in found:
+        return lambda _: []
+    times = compile_integer(found["times"], scope, "times")
+    name = compile_variable(found.get("as"), scope)
+    with scope.variable(name, found.get("as", argument)):
+        item = compile_matcher(found["item"], scope)
+    return lambda context: [_Numbered(item, name, number) for number in range(times.build(context))]
 
 
 class _MapMatcher(Matcher):
@@ -326,13 +375,13 @@ class _Check(Matcher):
         return [] if expected is None else self.differs(path, expected, actual)
 
 
-_Items = Callable[[Context], Sequence[Matcher]]
-
-
 def _matchers(node: Node, scope: Scope, name: str) -> _Items:
     """The argument of a matcher that takes a list of matchers: a list, or a saved or made list of values."""
     reference = isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value.startswith("${")
-    if not reference and constructor_of(node) is None:
+    special = constructor_of(node)
+    if special and special[0].value == "$list":
+        return _numbered(special[1], scope)
+    if not reference and special is None:
         items = [compile_matcher(item, scope) for item in scope.items(node, name)]
         return lambda _: items
     value = compile_typed(node, scope, "a list", name)
@@ -387,20 +436,25 @@ def _type(node: Node, scope: Scope) -> Matcher | None:
 
 @_matcher("$regex", "a text in which the regular expression is found", {"type": "string", "format": "regex"})
 def _regex(node: Node, scope: Scope) -> Matcher | None:
-    text = scope.text(node, "$regex")
-    if text is None:
-        return None
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        scope.report(node, f"bad regular expression {quote(text, 60)}: {error}")
-        return None
-    what = f"a text in which {quote(text)} is found"
-    return _Check(
-        node,
-        lambda actual, _: None if isinstance(actual, str) and pattern.search(actual) else what,
-        what=what,
-    )
+    text = compile_typed(node, scope, "a text", "$regex")
+    if isinstance(text, Constant):
+        if not isinstance(text.value, str):
+            return None
+        try:
+            re.compile(text.value)
+        except re.error as error:
+            scope.report(node, f"bad regular expression {quote(text.value, 60)}: {error}")
+            return None
+
+    def check(actual: Any, context: Context) -> str | None:
+        pattern = text.build(context)
+        try:
+            found = isinstance(actual, str) and re.search(pattern, actual)
+        except re.error as error:
+            raise CaseError(f"bad regular expression {quote(pattern, 60)}: {error}", node) from None
+        return None if found else f"a text in which {quote(pattern)} is found"
+
+    return _Check(node, check, what="a text in which a regular expression is found")
 
 
 @_matcher("$eq", "equal to the value, deeply, with no other keys", _VALUE)
@@ -590,17 +644,8 @@ class _Contains(Matcher):
             if elements is None:
                 return self.differs(path, "a list or a text", actual)
             if not any(not part.match(element, context, path) for element in elements):
-                found += [
-                    Mismatch(path, f"an element like {expectation(part, context)}", short(actual), node)
-                ]
+                found += [Mismatch(path, f"an element like {part.told(context)}", short(actual), node)]
         return found
-
-
-def expectation(matcher: Matcher, context: Context) -> str:
-    """An expectation on one line: its value where it has one, else as it is written."""
-    if isinstance(matcher, _Equal):
-        return short(matcher.value.build(context), 120)
-    return short(plain(matcher.node), 120)
 
 
 @_matcher("$each", "a list whose every element matches", _MATCHER)
@@ -664,9 +709,7 @@ class _Unordered(Matcher):
             found += items[expected].match(elements[element], context, _sub(path, element))
         for expected in homeless[len(spare) :]:
             item = items[expected]
-            found.append(
-                Mismatch(path, f"an element like {expectation(item, context)}", short(actual), item.node)
-            )
+            found.append(Mismatch(path, f"an element like {item.told(context)}", short(actual), item.node))
         for element in spare[len(homeless) :]:
             found.append(
                 Mismatch(_sub(path, element), "no such element", short(elements[element]), self.node)
@@ -753,7 +796,7 @@ def _one_of(node: Node, scope: Scope) -> Matcher:
         parts = items(context)
         if any(not part.match(actual, context, "") for part in parts):
             return None
-        return "one of " + ", ".join(expectation(part, context) for part in parts)
+        return "one of " + ", ".join(part.told(context) for part in parts)
 
     return _Check(node, check, what=None)
 
@@ -768,7 +811,7 @@ def _not(node: Node, scope: Scope) -> Matcher:
     inner = compile_matcher(node, scope)
 
     def check(actual: Any, context: Context) -> str | None:
-        return None if inner.match(actual, context, "") else f"not {expectation(inner, context)}"
+        return None if inner.match(actual, context, "") else f"not {inner.told(context)}"
 
     # A misspelt key is absent, and must not pass for "not this".
     return _Check(node, check, what=f"not {short(plain(node), 120)}")
@@ -872,9 +915,7 @@ class _InOrder(Matcher):
             if position == len(actual):
                 after = f" after the {index} before it" if index else ""
                 return [
-                    Mismatch(
-                        path, f"an element like {expectation(item, context)}{after}", short(actual), item.node
-                    )
+                    Mismatch(path, f"an element like {item.told(context)}{after}", short(actual), item.node)
                 ]
             position += 1
         return []

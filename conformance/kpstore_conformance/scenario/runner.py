@@ -181,8 +181,8 @@ class _Run:
             outcome, failure = "error", self._failure(_Stop("error", error.message, node))
         except Exception as error:
             what = f"the engine or the target raised {_described(error)}"
-            stop = _Stop("error", what, self._place(), notes=_frames(error))
-            outcome, failure = "error", self._failure(stop)
+            outcome = "error"
+            failure = self._failure(_Stop("error", what, self._place(), notes=_frames(error)))
         finally:
             closing = await self._close_all()
         if closing is not None and failure is None:
@@ -506,7 +506,7 @@ class _Run:
         if strangers:
             what = f"{len(strangers)} of {len(results)} outcomes match none that is listed"
             first = _outcome_text(strangers[0])
-            own = Mismatch("outcome", "one of those listed", f"{first} ({len(strangers)} such)", step.node)
+            own = Mismatch("outcome", "one of those listed", f"{first} (1 of {len(strangers)})", step.node)
             raise _Stop("failed", what, step.node, [own, *mismatches], notes)
         if mismatches:
             raise self._mismatch("failed", mismatches, notes)

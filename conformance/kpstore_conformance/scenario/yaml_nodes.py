@@ -155,6 +155,12 @@ def _compose(text: str) -> yaml.Node | None:
     return yaml.compose(text, Loader=yaml.BaseLoader)
 
 
+def _until(place: tuple[int, int, int], node: yaml.CollectionNode, parts: list[Any]) -> tuple[int, int, int]:
+    if node.flow_style or not parts:
+        return place
+    return (*place[:2], max(part.last_line for part in parts))
+
+
 class _Converter:
     def __init__(self, file: Path, report: Callable[[Problem], None]) -> None:
         self._file = file
@@ -168,7 +174,7 @@ class _Converter:
 
     def convert(self, node: yaml.Node) -> Node:
         start, end = node.start_mark, node.end_mark
-        # A block ends where the next token starts: at column 0 of a later line.
+        # A block ends where the next token starts; its content ends with its last child, or a line before.
         last = end.line if end.column == 0 and end.line > start.line else end.line + 1
         place = (start.line + 1, start.column + 1, last)
         self._count += 1
@@ -192,7 +198,9 @@ class _Converter:
         if isinstance(node, yaml.ScalarNode):
             return ScalarNode(*place, self._scalar(node))
         if isinstance(node, yaml.SequenceNode):
-            return ListNode(*place, [self.convert(item) for item in node.value])
+            items = [self.convert(item) for item in node.value]
+            return ListNode(*_until(place, node, items), items)
+        assert isinstance(node, yaml.MappingNode)
         entries: list[tuple[ScalarNode, Node]] = []
         seen: dict[tuple[type, object], int] = {}
         for key_node, value_node in node.value:
@@ -208,7 +216,7 @@ class _Converter:
                 self._problem(key_node, f"duplicate key {key.value!r}, first on line {first}")
             else:
                 entries.append((key, value))
-        return MapNode(*place, entries)
+        return MapNode(*_until(place, node, [part for entry in entries for part in entry]), entries)
 
     def _scalar(self, node: yaml.ScalarNode) -> object:
         text: str = node.value

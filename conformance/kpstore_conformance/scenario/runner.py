@@ -474,7 +474,7 @@ class _Run:
         else:
             self._all_completed(step, results)
         self._save(step.saves, results)
-        self._note(step, _Text(_tally(results)))
+        self._note(step, _Results(results))
 
     def _all_completed(self, step: ConcurrentlyStep, results: Sequence[object]) -> None:
         raised = [result for result in results if isinstance(result, BaseException)]
@@ -496,20 +496,21 @@ class _Run:
                     break
             else:
                 strangers.append(result)
-        notes = (f"the outcomes were: {_tally(results)}",)
         mismatches = [
             mismatch
             for index, (outcome, count) in enumerate(zip(step.outcomes, counts, strict=True))
             if outcome.count is not None
             for mismatch in outcome.count.match(count, self._context, f"outcomes[{index}].count")
         ]
+        if not strangers and not mismatches:
+            return
+        notes = (f"the outcomes were: {_tally(results)}",)
         if strangers:
             what = f"{len(strangers)} of {len(results)} outcomes match none that is listed"
             first = _outcome_text(strangers[0])
             own = Mismatch("outcome", "one of those listed", f"{first} (1 of {len(strangers)})", step.node)
             raise _Stop("failed", what, step.node, [own, *mismatches], notes)
-        if mismatches:
-            raise self._mismatch("failed", mismatches, notes)
+        raise self._mismatch("failed", mismatches, notes)
 
     def _is_outcome(self, outcome: Outcome, seen: Any) -> bool:
         if isinstance(seen, Exception):
@@ -591,6 +592,13 @@ class _Text(str):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """The outcomes of concurrent calls, told as a tally."""
+
+    results: Sequence[object]
+
+
 async def _called(method: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
     return await method(**arguments)
 
@@ -619,10 +627,10 @@ def _frames(error: BaseException) -> tuple[str, ...]:
 
 
 def _result_text(result: object) -> str:
-    return redact(clip(str(result), 160)) if isinstance(result, _Text) else _plain_or_short(result)
-
-
-def _plain_or_short(result: object) -> str:
+    if isinstance(result, _Results):
+        return clip(_tally(result.results), 300)
+    if isinstance(result, _Text):
+        return clip(redact(result), 160)
     return "cancelled" if result is CANCELLED else short(result, 160)
 
 
@@ -633,7 +641,7 @@ def _variables(values: Mapping[str, object]) -> str:
 def _outcome_text(result: object) -> str:
     if isinstance(result, BaseException):
         return f"raised {_described(result)}"
-    return _plain_or_short(result)
+    return _result_text(result)
 
 
 def _tally(results: Sequence[object]) -> str:

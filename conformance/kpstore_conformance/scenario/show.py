@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["clip", "quote", "redact", "short", "snapshot", "view"]
@@ -21,14 +22,29 @@ def redact(text: str) -> str:
     return _KEY.sub("kp_????????…", text)
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None), datetime, timedelta, bytes})
+
+
+@lru_cache(maxsize=256)
+def _fields(kind: type) -> tuple[str, ...] | None:
+    """The names of a record class's fields; `None` for any other class."""
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+
+
 def view(value: object) -> Any:
-    """A value as expectations see it: records as mappings of their fields, tuples as lists, sets as frozensets."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: view(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: view(item) for key, item in value.items()}
+    """A value as expectations see it: records as mappings of their fields, tuples as lists, sets frozen."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        return {key: view(item) for key, item in value.items()}  # type: ignore[attr-defined]
+    names = _fields(kind)
+    if names is not None:
+        return {name: view(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple)):
         return [view(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: view(item) for key, item in value.items()}
     if isinstance(value, Set):
         return frozenset(value)
     return value
@@ -36,16 +52,20 @@ def view(value: object) -> Any:
 
 def snapshot(value: Any) -> Any:
     """A copy that shares no container with the original; records stay records."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        copy = object.__new__(type(value))
-        for field in dataclasses.fields(value):
-            object.__setattr__(copy, field.name, snapshot(getattr(value, field.name)))
-        return copy
-    if type(value) is dict:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
         return {key: snapshot(item) for key, item in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(snapshot(item) for item in value)
-    return value
+    if kind in (list, tuple, set, frozenset):
+        return kind(snapshot(item) for item in value)
+    names = _fields(kind)
+    if names is None:
+        return value
+    copy = object.__new__(kind)
+    for name in names:
+        object.__setattr__(copy, name, snapshot(getattr(value, name)))
+    return copy
 
 
 def quote(text: str, room: int = 80) -> str:

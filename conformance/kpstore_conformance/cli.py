@@ -19,7 +19,7 @@ from kpstore_conformance.clauses import Proof, marked_tests, proofs
 from kpstore_conformance.known import matches
 from kpstore_conformance.plugin import INSTALL
 from kpstore_conformance.scenario import CLAUSES, Problem, ScenarioFileError, discover
-from kpstore_conformance.suite import Suite, load_scenarios, root_of
+from kpstore_conformance.suite import Suite, SuiteCase, root_of, scenario_cases
 
 __all__ = ["add_arguments", "main"]
 
@@ -141,11 +141,10 @@ def _run(options: argparse.Namespace) -> int:
         return _complain(f"-n needs pytest-xdist: {INSTALL}")
     if options.processes is not None and options.processes != "auto" and not options.processes.isdecimal():
         return _complain(f"-n {options.processes!r}: a number of processes, or auto")
-    try:
-        # A file that cannot be read is the author's next step, whatever else was asked for.
-        _suite(options).cases()
-    except ScenarioFileError as error:
-        _print_problems(error.problems)
+    # A file that cannot be read is its author's next step, whatever else was asked for.
+    _, problems = _suite(options).readable_scenarios()
+    if problems:
+        _print_problems(problems)
         return USAGE
 
     import pytest
@@ -173,7 +172,7 @@ def _pytest_arguments(options: argparse.Namespace, anchor: Path) -> list[str]:
         "--disable-warnings",
         "-rN",
         f"--kpstore-backend={options.backend}",
-        *(["-v", "-rs"] if options.verbose else ["-q"]),
+        *(["-v", "-rs"] if options.verbose else ["-qq"]),
         *(["-x"] if options.exitfirst else []),
         *([f"-k{options.expression}"] if options.expression is not None else []),
         *(["-pxdist.plugin", f"-n{options.processes}"] if options.processes is not None else []),
@@ -229,7 +228,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     problems: list[Problem] = []
-    files = scenarios = cases = 0
+    cases: list[SuiteCase] = []
+    files = 0
     for given in options.files:
         if not given.exists():
             problems.append(Problem(given, 1, 1, "no such file or folder"))
@@ -239,16 +239,15 @@ def _validate(options: argparse.Namespace) -> int:
             problems.append(Problem(given, 1, 1, "no scenario file in this folder"))
         for path in paths:
             try:
-                loaded = load_scenarios(path, root_of(path.resolve(), ()))
+                cases.extend(scenario_cases(path, root_of(path, ())))
+                files += 1
             except ScenarioFileError as error:
                 problems.extend(error.problems)
-                continue
-            files += 1
-            scenarios += len(loaded.scenarios)
-            cases += sum(len(scenario.cases()) for scenario in loaded.scenarios)
     _print_problems(problems)
     if files:
-        print(f"{files} files in order: {scenarios} scenarios, {cases} cases")
+        scenarios = len({case.id.partition("[")[0] for case in cases})
+        noun = "file" if files == 1 else "files"
+        print(f"{files} {noun} in order, with {scenarios} scenarios ({len(cases)} cases)")
     return 1 if problems else 0
 
 

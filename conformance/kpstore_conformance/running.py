@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from kpstore_conformance.suite import (
     Suite,
     SuiteCase,
     checks_folder,
-    load_scenarios,
+    is_data,
+    known_root,
     packaged_scenarios,
     root_of,
+    scenario_cases,
 )
 from kpstore_conformance.target import AdapterError, BackendFacts, CaseTarget, adapter_for, probe
 from kpstore_conformance.verdict import CaseOutcome, Outcome, Verdict, judge, render
@@ -47,6 +50,16 @@ _ON_WORKER = "kpstore_backend"
 
 class CaseFailedError(Exception):
     """A case failed; the message is the whole text for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRun:
+    """How a case ended; of a failure one line, where (file:line), and the whole text for a person."""
+
+    outcome: Outcome
+    summary: str = ""
+    at: str | None = None
+    text: str = ""
 
 
 class ConformanceRun:
@@ -77,7 +90,7 @@ class ConformanceRun:
         self._outcomes: list[CaseOutcome] = []
         self._problems: list[str] = []
         self.verdict: Verdict | None = None
-        self._reports: list[Path] = []
+        self._reports: list[str] = []
 
     def _load_known(self, here: Path) -> Known:
         file = self._config.getoption("kpstore_known")
@@ -135,8 +148,13 @@ class ConformanceRun:
             if file_path.suffix == ".py" and file_path.name != "__init__.py":
                 return _CheckModule.from_parent(parent, path=file_path, run=self)
             return None
-        if is_scenario_file(file_path):
-            root = root_of(file_path, self.suite.extra)
+        if file_path.suffix not in (".yaml", ".yml"):
+            return None
+        root = root_of(file_path, self.suite.extra)
+        # In a folder of the suite every YAML file counts: one that does not look like a scenario file is
+        # broken.
+        ours = known_root(file_path, self.suite.extra) is not None or is_scenario_file(file_path)
+        if ours and not is_data(file_path, root):
             return _ScenarioFileNode.from_parent(parent, path=file_path, root=root, run=self)
         return None
 
@@ -190,22 +208,32 @@ class ConformanceRun:
             return
         cases, unreadable = self.suite.readable_cases()
         known_ids = {case.id for case in cases} | {one.case for one in self._outcomes}
-        self._problems.extend(f"cannot be read: {problem}" for problem in unreadable[:1])
         selected = {one.case for one in self._outcomes}
         whole = all(case.id in selected for case in cases)
+        if whole:
+            # In a selection, a broken file that was not selected is not this run's; no level is granted
+            # anyway.
+            self._problems.extend(f"cannot be read: {problem}" for problem in unreadable)
         self._problems.extend(self.known.problems(known_ids if whole else None))
         self.verdict = judge(
             self.backend,
             self._outcomes,
             suite=cases,
+            packaged=self.suite.packaged,
             problems=list(dict.fromkeys(self._problems)),
             duration_s=time.perf_counter() - self._start_s,
         )
         folder = self._config.getoption("kpstore_report")
+        unwritten = False
         if folder is not None:
             target = self._config.invocation_params.dir / folder
-            self._reports = write_reports(target, self.verdict, self.suite, self._started)
-        if not self.verdict.passed and session.exitstatus in (
+            try:
+                written = write_reports(target, self.verdict, self.suite, self._started)
+                self._reports = [str(path) for path in written]
+            except OSError as error:
+                self._reports = [f"NOT WRITTEN: {error}"]
+                unwritten = True
+        if (unwritten or not self.verdict.passed) and session.exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
@@ -219,7 +247,7 @@ class ConformanceRun:
         for line in render(
             self.verdict,
             suite_version=__version__,
-            reports=[str(path) for path in self._reports],
+            reports=self._reports,
         ):
             terminalreporter.write_line(redact(line.text), **line.markup)
 
@@ -227,10 +255,14 @@ class ConformanceRun:
 
     def shown(self, case: SuiteCase) -> str:
         """A case's file, as short as it stays clickable."""
+        return self.shown_path(case.file)
+
+    def shown_path(self, path: Path) -> str:
+        """A file from where the command was given, or from the suite's own folder."""
         for base in (self._config.invocation_params.dir, packaged_scenarios().parent):
-            if case.file.is_relative_to(base):
-                return str(case.file.relative_to(base))
-        return str(case.file)
+            if path.is_relative_to(base):
+                return str(path.relative_to(base))
+        return str(path)
 
     def rerun(self, case: SuiteCase) -> str:
         """The command that runs a case alone."""
@@ -241,11 +273,11 @@ class ConformanceRun:
             parts += ["--scenarios", str(case.root)]
         return shlex.join([*parts, "--case", case.id])
 
-    def execute(self, case: SuiteCase) -> tuple[Outcome, str, str]:
-        """Run a case on stores of its own: how it ended, one line on a failure, and the whole text of it."""
+    def execute(self, case: SuiteCase) -> CaseRun:
+        """Run a case on stores of its own."""
         return asyncio.run(self._execute(case))
 
-    async def _execute(self, case: SuiteCase) -> tuple[Outcome, str, str]:
+    async def _execute(self, case: SuiteCase) -> CaseRun:
         target = CaseTarget(self.adapter, self.backend.name)
         timeout_s = case.work.timeout_s if isinstance(case.work, Check) else DEFAULT_TIMEOUT_S
         try:
@@ -259,19 +291,22 @@ class ConformanceRun:
             if not limit.expired():
                 raise
             summary = f"no end after {timeout_s:g} s"
-            return "error", summary, f"{case.id}: {summary}\n  {self.shown(case)}:{case.line}"
+            at = f"{self.shown(case)}:{case.line}"
+            text = f"{case.id}: {summary}\n  {at}\n\n  run it again: {self.rerun(case)}"
+            return CaseRun("error", summary, at, text)
         finally:
             await target.dispose()
 
-    async def _scenario(self, case: SuiteCase, work: Case, target: CaseTarget) -> tuple[Outcome, str, str]:
+    async def _scenario(self, case: SuiteCase, work: Case, target: CaseTarget) -> CaseRun:
         result = await run_case(work, target)
         if result.outcome == "passed":
-            return "passed", "", ""
+            return CaseRun("passed")
         failure = result.failure
         assert failure is not None
-        return result.outcome, failure.summary, failure.render(rerun=self.rerun(case))
+        at = f"{self.shown_path(failure.file)}:{failure.line}"
+        return CaseRun(result.outcome, failure.summary, at, failure.render(rerun=self.rerun(case)))
 
-    async def _check(self, case: SuiteCase, work: Check, target: CaseTarget) -> tuple[Outcome, str, str]:
+    async def _check(self, case: SuiteCase, work: Check, target: CaseTarget) -> CaseRun:
         try:
             await work.run(target)
         except asyncio.CancelledError:
@@ -287,12 +322,12 @@ class ConformanceRun:
                     "",
                     *_trace(error, work.file),
                     "",
-                    f"again: {self.rerun(case)}",
+                    f"run it again: {self.rerun(case)}",
                 ]
             )
             outcome: Outcome = "failed" if isinstance(error, AssertionError) else "error"
-            return outcome, summary, text
-        return "passed", "", ""
+            return CaseRun(outcome, summary, f"{self.shown(case)}:{case.line}", text)
+        return CaseRun("passed")
 
 
 def _trace(error: Exception, file: Path) -> list[str]:
@@ -315,7 +350,10 @@ class _RunNode(pytest.File):
         for case in cases:
             # Item names end up in reports and on terminals; a parameter may hold what neither can show.
             name = case.name.encode("utf-8", "backslashreplace").decode("utf-8")
-            yield CaseItem.from_parent(self, name=name, case=case, run=self.run)
+            # The whole id as a text, so that pytest tells its parameters from its name as it does when it reads the
+            # id back (`--last-failed` compares the two).
+            nodeid = f"{self.nodeid}::{name}"
+            yield CaseItem.from_parent(self, name=name, nodeid=nodeid, case=case, run=self.run)
 
 
 class _WholeSuite(_RunNode):
@@ -338,12 +376,7 @@ class _ScenarioFileNode(_RunNode):
         self._root = root
 
     def collect(self) -> Iterator[pytest.Item]:
-        loaded = load_scenarios(self.path, self._root)
-        return self._items(
-            SuiteCase.of_scenario(case, self._root)
-            for scenario in loaded.scenarios
-            for case in scenario.cases()
-        )
+        return self._items(scenario_cases(self.path, self._root))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The problems of a refused file, a line each."""
@@ -388,30 +421,33 @@ class CaseItem(pytest.Item):
         entry = self._run.known.entry_for(self.case.id)
         start_s = time.perf_counter()
         try:
-            outcome, summary, text = self._run.execute(self.case)
+            ran = self._run.execute(self.case)
         except Exception as error:
             # The adapter broke, before or after the case: as loud as a failing case, with its own traceback.
-            self._note("error", time.perf_counter() - start_s, f"{type(error).__name__}: {error}", entry)
+            self._note("error", time.perf_counter() - start_s, f"{type(error).__name__}: {error}")
             raise
         duration_s = time.perf_counter() - start_s
-        if outcome == "passed":
+        if ran.outcome == "passed":
             if entry is None or entry.flaky:
-                self._note("passed", duration_s, None, entry)
+                self._note("passed", duration_s, entry=entry)
                 return
             summary = f"known to fail, but passes: remove it from {entry.file}:{entry.line}"
-            self._note("unexpected_pass", duration_s, summary, entry)
+            self._note("unexpected_pass", duration_s, summary, entry=entry)
             raise CaseFailedError(f"{self.case.id}\n  {summary}\n  {entry.reason} ({entry.issue})")
         if entry is not None:
-            self._note("flaky_failed" if entry.flaky else "known_failing", duration_s, summary, entry)
-            pytest.xfail(f"{entry.kind}: {entry.reason} ({entry.issue}): {redact(summary)}")
-        self._note(outcome, duration_s, summary)
-        raise CaseFailedError(redact(text))
+            self._note(
+                "flaky_failed" if entry.flaky else "known_failing", duration_s, ran.summary, ran.at, entry
+            )
+            pytest.xfail(f"{entry.kind}: {entry.reason} ({entry.issue}): {redact(ran.summary)}")
+        self._note(ran.outcome, duration_s, ran.summary, ran.at)
+        raise CaseFailedError(redact(ran.text))
 
     def _note(
         self,
         outcome: Outcome,
         duration_s: float,
         summary: str | None = None,
+        at: str | None = None,
         entry: KnownEntry | None = None,
         missing: Iterable[tuple[str, str]] = (),
     ) -> None:
@@ -432,6 +468,7 @@ class CaseItem(pytest.Item):
             outcome=outcome,
             duration_s=duration_s,
             summary=None if summary is None else redact(summary),
+            at=(at or f"{self._run.shown(case)}:{case.line}") if failed else None,
             missing=list(missing),
             known=known,
             rerun=self._run.rerun(case) if failed else None,

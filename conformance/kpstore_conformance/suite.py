@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -15,7 +15,6 @@ from kpstore_conformance.scenario import (
     CLAUSES,
     Case,
     Problem,
-    ScenarioFile,
     ScenarioFileError,
     discover,
     load_file,
@@ -29,9 +28,12 @@ __all__ = [
     "binds",
     "checks_folder",
     "clause_group",
-    "load_scenarios",
+    "digest_of",
+    "is_data",
+    "known_root",
     "packaged_scenarios",
     "root_of",
+    "scenario_cases",
 ]
 
 _ONLY_FOR = {"SQL": "sqlite", "MEM": "memory"}
@@ -53,21 +55,32 @@ def checks_folder() -> Path:
 
 
 def root_of(path: Path, roots: Sequence[Path]) -> Path:
-    """The folder that a scenario file's ids start at, however the file was reached: the innermost of
-    `roots` and the packaged folder that contains it, else the outermost folder named `scenarios`, else
-    its own folder.
+    """The folder that a scenario file's ids start at, however the file was reached.
+
+    It is the innermost of `roots` and the packaged folder that contains it, else the outermost folder named
+    `scenarios`, else the file's own folder.
     """
-    inside = [root for root in (packaged_scenarios(), *roots) if path.is_relative_to(root)]
-    if inside:
-        return max(inside, key=lambda root: len(root.parts))
+    path = path.resolve()
+    inside = known_root(path, roots)
+    if inside is not None:
+        return inside
     named = [parent for parent in path.parents if parent.name == "scenarios"]
     return named[-1] if named else path.parent
 
 
-@lru_cache(maxsize=4096)
-def load_scenarios(path: Path, root: Path) -> ScenarioFile:
-    """A scenario file, read once per process. A `ScenarioFileError` holds all its problems."""
-    return load_file(path, root=root)
+def known_root(path: Path, roots: Sequence[Path]) -> Path | None:
+    """The innermost of `roots` and the packaged folder that contains a file, if one does."""
+    path = path.resolve()
+    inside = [one for root in (packaged_scenarios(), *roots) if path.is_relative_to(one := root.resolve())]
+    return max(inside, key=lambda root: len(root.parts), default=None)
+
+
+def is_data(path: Path, root: Path) -> bool:
+    """Whether a file below `root` is one that scenarios read, by the folder it is in; see
+    `scenario.discover`.
+    """
+    folders = path.resolve().relative_to(root).parts[:-1]
+    return any(name == "data" or name.startswith((".", "_")) for name in folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +124,7 @@ class SuiteCase:
     line: int
     work: Case | Check
     root: Path | None = None
-
-    @classmethod
-    def of_scenario(cls, case: Case, root: Path) -> SuiteCase:
-        """A case of a scenario, whose ids start at `root`."""
-        scenario = case.scenario
-        file = Path(scenario.file)
-        inside = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
-        return cls(
-            id=case.id,
-            name=case.id.removeprefix(f"{inside.with_suffix('').as_posix()}/"),
-            clauses=tuple(sorted(scenario.clauses, key=list(CLAUSES).index)),
-            requires=tuple(sorted(scenario.requires)),
-            tags=tuple(sorted(scenario.tags)),
-            file=file,
-            line=scenario.line,
-            work=case,
-            root=root,
-        )
+    """The folder that a scenario's id starts at."""
 
     @classmethod
     def of_check(cls, check: Check) -> SuiteCase:
@@ -136,7 +132,7 @@ class SuiteCase:
         return cls(
             id=check.id,
             name=check.name,
-            clauses=tuple(sorted(check.clauses, key=list(CLAUSES).index)),
+            clauses=_in_order(check.clauses),
             requires=tuple(sorted(check.requires)),
             tags=(),
             file=check.file,
@@ -164,6 +160,40 @@ class SuiteCase:
             elif name not in facts.capabilities:
                 found.append(Missing("capability", name))
         return found
+
+
+@lru_cache(maxsize=4096)
+def scenario_cases(path: Path, root: Path) -> tuple[SuiteCase, ...]:
+    """The cases of a scenario file, read once per process. A `ScenarioFileError` holds all its problems."""
+    loaded = load_file(path, root=root)
+    file = path.resolve()
+    prefix = f"{file.relative_to(root.resolve()).with_suffix('').as_posix()}/"
+    found: list[SuiteCase] = []
+    for scenario in loaded.scenarios:
+        clauses = _in_order(scenario.clauses)
+        requires, tags = tuple(sorted(scenario.requires)), tuple(sorted(scenario.tags))
+        found.extend(
+            SuiteCase(
+                id=case.id,
+                name=case.id.removeprefix(prefix),
+                clauses=clauses,
+                requires=requires,
+                tags=tags,
+                file=file,
+                line=scenario.line,
+                work=case,
+                root=root,
+            )
+            for case in scenario.cases()
+        )
+    return tuple(found)
+
+
+_ORDER = {clause: number for number, clause in enumerate(CLAUSES)}
+
+
+def _in_order(clauses: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(clauses, key=_ORDER.__getitem__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,21 +225,20 @@ class Suite:
 
     def readable_cases(self) -> tuple[list[SuiteCase], list[Problem]]:
         """The cases of the files that can be read, and the problems of those that cannot."""
+        cases, problems = self.readable_scenarios()
+        if self.packaged:
+            cases.extend(SuiteCase.of_check(check) for check in discover_checks())
+        return cases, problems
+
+    def readable_scenarios(self) -> tuple[list[SuiteCase], list[Problem]]:
+        """The same without the checks, whose modules are not imported."""
         cases: list[SuiteCase] = []
         problems: list[Problem] = []
         for path, root in self.scenario_paths():
             try:
-                loaded = load_scenarios(path, root)
+                cases.extend(scenario_cases(path, root))
             except ScenarioFileError as error:
                 problems.extend(error.problems)
-                continue
-            cases.extend(
-                SuiteCase.of_scenario(case, root)
-                for scenario in loaded.scenarios
-                for case in scenario.cases()
-            )
-        if self.packaged:
-            cases.extend(SuiteCase.of_check(check) for check in discover_checks())
         return cases, problems
 
 

@@ -46,15 +46,17 @@ were not selected.
 
 _FAILING = frozenset({"failed", "error", "unexpected_pass"})
 _KNOWN = frozenset({"known_failing", "flaky_failed"})
-_SHOWN_FAILURES = 20
+_SHOWN_FAILURES = 12
+_RED = {"red": True}
 
 
 @dataclass(frozen=True, slots=True)
 class CaseOutcome:
     """What became of one case; plain data, so that it travels between processes.
 
-    `missing` is what a not applicable case needs; `summary` is one line on a failure; `known` is the
-    reason, issue and date of the entry that foretold it; `rerun` is the command that runs the case alone.
+    `line` is where the case is declared, `at` (file:line) where it failed; `missing` is what a not
+    applicable case needs; `summary` is one line on a failure; `known` is the reason, issue and date of
+    the entry that foretold it; `rerun` is the command that runs the case alone.
     """
 
     case: str
@@ -66,6 +68,7 @@ class CaseOutcome:
     outcome: Outcome
     duration_s: float = 0.0
     summary: str | None = None
+    at: str | None = None
     missing: list[tuple[str, str]] = field(default_factory=list)
     known: dict[str, str] | None = None
     rerun: str | None = None
@@ -133,6 +136,7 @@ class Verdict:
     capabilities: dict[str, str]
     level: Level
     not_selected: int
+    packaged: bool
     problems: tuple[str, ...]
     duration_s: float
 
@@ -178,6 +182,7 @@ def judge(
     outcomes: Iterable[CaseOutcome],
     *,
     suite: Collection[SuiteCase],
+    packaged: bool = True,
     problems: Sequence[str] = (),
     duration_s: float = 0.0,
 ) -> Verdict:
@@ -187,6 +192,7 @@ def judge(
         backend: the backend, as it described itself.
         outcomes: what became of each case that was selected.
         suite: every case of the whole suite, selected or not.
+        packaged: False where the suite is without the packaged scenarios and checks.
         problems: what else went wrong; each fails the run.
         duration_s: how long the run took.
     """
@@ -198,7 +204,12 @@ def judge(
     left_out = [case for case in suite if case.id not in seen]
     clauses = tuple(_clause(clause, backend, found, left_out) for clause in CLAUSES)
     capabilities = {name: _capability(name, backend, found, left_out) for name in CAPABILITIES}
-    level = _level(found, clauses, capabilities, left_out, len(suite), all_problems)
+    partial = None
+    if left_out:
+        partial = f"{len(left_out)} of {len(suite)} cases were not selected"
+    elif not packaged:
+        partial = "the packaged scenarios and checks were left out"
+    level = _level(found, clauses, capabilities, partial, all_problems)
     return Verdict(
         backend=backend,
         outcomes=tuple(found),
@@ -206,6 +217,7 @@ def judge(
         capabilities=capabilities,
         level=level,
         not_selected=len(left_out),
+        packaged=packaged,
         problems=tuple(all_problems),
         duration_s=duration_s,
     )
@@ -253,7 +265,7 @@ def _capability(
         return "not declared"
     of_it = [one for one in found if name in one.requires and one.executed]
     if any(one.outcome != "passed" for one in of_it):
-        return "broken"
+        return "failed"
     if any(name in case.requires and not case.missing(backend) for case in left_out):
         return "incomplete"
     return "kept" if of_it else "declared, and no case looks at it"
@@ -263,17 +275,16 @@ def _level(
     found: Sequence[CaseOutcome],
     clauses: Sequence[ClauseStatus],
     capabilities: dict[str, str],
-    left_out: Sequence[SuiteCase],
-    suite_size: int,
+    partial: str | None,
     problems: Sequence[str],
 ) -> Level:
     failures = sum(one.outcome in _FAILING for one in found)
     if failures:
-        return Level(f"{failures} {_plural(failures, 'case')} failed")
+        return Level(f"{_plural(failures, 'case')} failed")
     if problems:
         return Level("the run has problems")
-    if left_out:
-        return Level(f"partial: {len(left_out)} of {suite_size} cases were not selected")
+    if partial is not None:
+        return Level(f"partial: {partial}")
     broken = [one.clause for one in clauses if one.status == "known_failing"]
     if broken:
         return Level(f"known failures in {', '.join(broken)}")
@@ -285,7 +296,7 @@ def _level(
 
 
 def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +343,7 @@ def render(
 
 
 def _declared(verdict: Verdict) -> list[str]:
-    notes = {"kept": "", "broken": " (broken)", "incomplete": " (not all run)"}
+    notes = {"kept": "", "failed": " (cases failed)", "incomplete": " (not all run)"}
     return [
         name + notes.get(state, f" ({state.rpartition(', ')[2]})")
         for name, state in verdict.capabilities.items()
@@ -378,6 +389,8 @@ def _gaps(verdict: Verdict) -> list[str]:
 
 
 def _unproven(verdict: Verdict) -> list[str]:
+    if verdict.not_selected or not verdict.packaged:
+        return []
     missing = [one.clause for one in verdict.clauses if one.status == "unproven"]
     return [f"no case of the suite is about {', '.join(missing)}"] if missing else []
 
@@ -392,19 +405,32 @@ def _known(verdict: Verdict) -> list[str]:
 
 
 def _failures(verdict: Verdict) -> list[Line]:
-    failures = verdict.failures
-    if not failures:
+    # Each failure has been told at length above; here is where to begin. Cases of one scenario mostly fail for
+    # one reason.
+    scenarios: dict[str, list[CaseOutcome]] = {}
+    for one in verdict.failures:
+        scenarios.setdefault(one.case.partition("[")[0], []).append(one)
+    if not scenarios:
         return []
     broken = [one.clause for one in verdict.clauses if one.status == "failed"]
-    lines = [Line(f"  {'failures':<15}in {', '.join(broken)}", {"red": True})]
-    for one in failures[:_SHOWN_FAILURES]:
-        lines.append(Line(f"    ✗ {one.case}  ·  {' '.join(one.clauses)}", {"red": True}))
-        lines.append(Line(f"      {one.file}:{one.line}  {one.summary or ''}".rstrip()))
-        if one.rerun:
-            lines.append(Line(f"      {one.rerun}", {"light": True}))
-    if len(failures) > _SHOWN_FAILURES:
-        lines.append(Line(f"    … and {len(failures) - _SHOWN_FAILURES} more", {"red": True}))
+    count = _plural(len(verdict.failures), "case")
+    lines = [Line(f"  {'failures':<15}{count} in {', '.join(broken)}", _RED)]
+    for name, cases in list(scenarios.items())[:_SHOWN_FAILURES]:
+        first = cases[0]
+        shown = first.case if len(cases) == 1 else f"{name} ({len(cases)} cases)"
+        lines.append(Line(f"    ✗ {shown} · {' '.join(first.clauses)}", _RED))
+        lines.append(Line(f"      {first.at}: {_clip(first.summary or '')}"))
+    if len(scenarios) > _SHOWN_FAILURES:
+        more = _plural(len(scenarios) - _SHOWN_FAILURES, "scenario")
+        lines.append(Line(f"    … and {more} more", _RED))
+    again = verdict.failures[0].rerun
+    if again is not None:
+        lines.append(Line(f"  {'one alone':<15}{again}"))
     return lines
+
+
+def _clip(text: str, room: int = 150) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def _wrap(parts: Sequence[str], width: int) -> list[str]:

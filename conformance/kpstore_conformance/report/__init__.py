@@ -114,6 +114,7 @@ def _case(one: CaseOutcome) -> dict[str, Any]:
         "outcome": one.outcome,
         "duration_s": round(one.duration_s, 6),
         "summary": one.summary,
+        "at": one.at,
         "missing": [str(Missing(kind, name)) for kind, name in one.missing],
         "known": one.known,
     }
@@ -158,9 +159,9 @@ def _junit_case(suite: ElementTree.Element, one: CaseOutcome) -> None:
         ElementTree.SubElement(properties, "property", name=key, value=_xml(value))
     text = _xml(one.summary or "")
     if one.outcome in ("failed", "unexpected_pass"):
-        ElementTree.SubElement(element, "failure", message=text).text = f"{_xml(one.file)}:{one.line}: {text}"
+        ElementTree.SubElement(element, "failure", message=text).text = f"{_xml(one.at or '')}: {text}"
     elif one.outcome == "error":
-        ElementTree.SubElement(element, "error", message=text).text = f"{_xml(one.file)}:{one.line}: {text}"
+        ElementTree.SubElement(element, "error", message=text).text = f"{_xml(one.at or '')}: {text}"
     elif one.outcome == "not_applicable":
         why = " and ".join(str(Missing(kind, name)) for kind, name in one.missing)
         ElementTree.SubElement(element, "skipped", message=_xml(f"not applicable: {why}"))

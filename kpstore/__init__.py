@@ -6,7 +6,7 @@
 `KP_STORE_BACKEND` picks the backend: `memory` (default), `sqlite` or `qdrant`.
 """
 
-from kpstore._version import __version__
+from kpstore._version import __version__ as __version__
 from kpstore.clock import Clock, ManualClock
 from kpstore.errors import (
     BackendUnavailableError,
@@ -61,6 +61,5 @@ __all__ = [
     "StoredSkill",
     "ValidationError",
     "ValidationVote",
-    "__version__",
     "create_store",
 ]

@@ -81,10 +81,17 @@ def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, obje
     result = yield
     group = parser.getgroup("kpstore")
     for name, attributes in _OPTIONS.items():
-        _, unknown = parser.parse_known_and_unknown_args([f"--{name}=x"])
-        if unknown:
+        if _is_free(parser, f"--{name}"):
             group.addoption(f"--{name}", dest=f"kpstore_{name}", default=None, **attributes)
     return result
+
+
+def _is_free(parser: pytest.Parser, option: str) -> bool:
+    try:
+        _, unknown = parser.parse_known_and_unknown_args([f"{option}=x"])
+    except pytest.UsageError:
+        return False  # somebody knows it, and does not like the value
+    return bool(unknown)
 
 
 def pytest_configure(config: pytest.Config) -> None:

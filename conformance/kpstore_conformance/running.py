@@ -264,6 +264,11 @@ class ConformanceRun:
                 return str(path.relative_to(base))
         return str(path)
 
+    @property
+    def rootpath(self) -> Path:
+        """The folder that pytest's ids start at."""
+        return self._config.rootpath
+
     def rerun(self, case: SuiteCase) -> str:
         """The command that runs a case alone."""
         parts = ["kpstore", "conformance", "run", "--backend", self.adapter.spec]
@@ -342,16 +347,19 @@ def _trace(error: Exception, file: Path) -> list[str]:
 class _RunNode(pytest.File):
     """A file whose cases belong to a run."""
 
-    def __init__(self, *, run: ConformanceRun, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, run: ConformanceRun, path: Path, **kwargs: Any) -> None:
+        if not path.is_relative_to(run.rootpath):
+            # Pytest has no id for a file outside its root folder, and the suite mostly lies outside.
+            kwargs.setdefault("nodeid", path.as_posix())
+        super().__init__(path=path, **kwargs)
         self.run = run
 
     def _items(self, cases: Iterable[SuiteCase]) -> Iterator[pytest.Item]:
         for case in cases:
             # Item names end up in reports and on terminals; a parameter may hold what neither can show.
             name = case.name.encode("utf-8", "backslashreplace").decode("utf-8")
-            # The whole id as a text, so that pytest tells its parameters from its name as it does when it reads the
-            # id back (`--last-failed` compares the two).
+            # The whole id as a text, so that pytest tells parameters from the name as it does when it reads
+            # the id back: `--last-failed` compares the two.
             nodeid = f"{self.nodeid}::{name}"
             yield CaseItem.from_parent(self, name=name, nodeid=nodeid, case=case, run=self.run)
 

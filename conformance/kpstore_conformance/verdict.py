@@ -405,8 +405,8 @@ def _known(verdict: Verdict) -> list[str]:
 
 
 def _failures(verdict: Verdict) -> list[Line]:
-    # Each failure has been told at length above; here is where to begin. Cases of one scenario mostly fail for
-    # one reason.
+    # Each failure has been told at length above; here is where to begin. Cases of one scenario mostly fail
+    # for one reason.
     scenarios: dict[str, list[CaseOutcome]] = {}
     for one in verdict.failures:
         scenarios.setdefault(one.case.partition("[")[0], []).append(one)

@@ -100,12 +100,12 @@ class AuditLogStore(Store):
         copied = await rules.json_value(details, "details", self._context.max_record_bytes)
         entry = AuditLogEntry(
             id=str(uuid.uuid4()),
-            action=rules.text(action, "action"),
+            action=self._text(action, "action"),
             agent_id=rules.identifier(agent_id, "agent_id"),
-            resource_type=rules.text(resource_type, "resource_type"),
+            resource_type=self._text(resource_type, "resource_type"),
             resource_id=rules.identifier(resource_id, "resource_id"),
             timestamp=self._context.now(),
-            ip=rules.text(ip, "ip"),
+            ip=self._text(ip, "ip"),
             details=copied,
         )
         at = to_micros(entry.timestamp)

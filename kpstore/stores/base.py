@@ -15,6 +15,7 @@ import msgspec
 from kpstore.clock import Clock, system_clock, to_micros
 from kpstore.errors import ConfigurationError, DataCorruptionError, StoreClosedError
 from kpstore.stores import rules
+from kpstore.text import PART, fold, parts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,6 +69,16 @@ class Store:
 
     def _check_open(self) -> None:
         self._context.check_open()
+
+    def _text(self, value: object, field: str) -> str:
+        """As `rules.text`, for a text of a record: one that cannot fit in it is not even looked at."""
+        if isinstance(value, str) and len(value) > self._context.max_record_bytes:
+            raise rules.too_large(field, self._context.max_record_bytes)
+        return rules.text(value, field)
+
+    def _optional_text(self, value: object, field: str) -> str | None:
+        """The same, or `None`."""
+        return None if value is None else self._text(value, field)
 
     def _encode(self, record: object, field: str) -> bytes:
         """The record as canonical JSON: UTF-8, no white space, keys in their own order."""
@@ -140,6 +151,24 @@ async def walk(
             context.check_open()
             yield item
             after = position
+
+
+async def fold_all(texts: Iterable[str]) -> tuple[str, ...]:
+    """The folded texts, while the event loop goes on turning."""
+    folded = []
+    until = perf_counter() + _SLICE_S
+    for text in texts:
+        folded_parts = []
+        for part in parts(text):
+            if len(part) > 4 * PART and not part.isascii():
+                folded_parts.append(await asyncio.to_thread(fold, part))
+            else:
+                folded_parts.append(fold(part))
+            if perf_counter() > until:
+                await asyncio.sleep(0)
+                until = perf_counter() + _SLICE_S
+        folded.append("".join(folded_parts))
+    return tuple(folded)
 
 
 def sort_quality(value: Any) -> float:

@@ -9,8 +9,7 @@ from typing import Generic, TypeVar
 
 from kpstore.records import Page
 from kpstore.stores import rules
-from kpstore.stores.base import Codec, Store, StoreContext, walk
-from kpstore.text import fold
+from kpstore.stores.base import Codec, Store, StoreContext, fold_all, walk
 
 R = TypeVar("R")
 
@@ -139,10 +138,10 @@ class DocumentStore(Store, Generic[R]):
         return Page(await self._codec.decode_all(bodies), total, offset, limit)
 
 
-def folded_filter(value: object, field: str) -> str | None:
+async def folded_filter(value: object, field: str) -> str | None:
     """A text filter in folded form; `None` and `""` are no filter."""
     given = rules.optional_text(value, field)
-    return fold(given) if given else None
+    return (await fold_all([given]))[0] if given else None
 
 
 def quality_filter(value: object) -> float | None:

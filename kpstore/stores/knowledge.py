@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from kpstore.errors import ConfigurationError, ValidationError
 from kpstore.records import Page, ScoredUnit, StoredKnowledgeUnit
 from kpstore.stores import rules
-from kpstore.stores.base import sort_quality
+from kpstore.stores.base import fold_all, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
 from kpstore.stores.skills import as_list
 from kpstore.text import fold
@@ -53,7 +53,7 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
         """
         self._check_open()
         record = await self._checked(entry, "entry")
-        await self._put([unit_document(record, self._encode(record, "entry"))])
+        await self._put([await self._document(record, "entry")])
         return record
 
     async def create_many(self, entries: Iterable[StoredKnowledgeUnit]) -> int:
@@ -62,8 +62,7 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
         documents = []
         for index, entry in enumerate(as_list(entries, "entries")):
             name = f"entries[{index}]"
-            record = await self._checked(entry, name)
-            documents.append(unit_document(record, self._encode(record, name)))
+            documents.append(await self._document(await self._checked(entry, name), name))
             if index % 8 == 7:
                 await asyncio.sleep(0)
         await self._put(documents)
@@ -94,9 +93,9 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
         self._check_open()
         bounds = rules.page(offset, limit)
         wanted = DocumentQuery(
-            text=folded_filter(query, "query"),
+            text=await folded_filter(query, "query"),
             types=_type_filter(types),
-            domain=folded_filter(domain, "domain"),
+            domain=await folded_filter(domain, "domain"),
             min_quality=quality_filter(min_quality),
         )
         return await self._page(wanted, *bounds)
@@ -122,6 +121,9 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
             f"the backend at {self._context.location} has no vector_search; "
             "stores.capabilities tells which backend has"
         )
+
+    async def _document(self, record: StoredKnowledgeUnit, name: str) -> Document:
+        return unit_document(record, self._encode(record, name), await fold_all(unit_texts(record.unit)))
 
     async def _checked(self, entry: object, name: str) -> StoredKnowledgeUnit:
         """A copy of `entry` that has passed every rule and shares nothing with it."""
@@ -154,8 +156,11 @@ def _type_filter(types: object) -> frozenset[str]:
     )
 
 
-def unit_document(entry: StoredKnowledgeUnit, body: bytes) -> Document:
-    """What a backend keeps of a unit; also of one that today's rules would refuse, as far as it goes."""
+def unit_document(entry: StoredKnowledgeUnit, body: bytes, texts: tuple[str, ...]) -> Document:
+    """What a backend keeps of a unit; `texts` are its `unit_texts`, folded.
+
+    Also for a unit that today's rules would refuse, as far as it goes.
+    """
     unit = entry.unit
     metadata = _mapping(unit.get("metadata"))
     domain, agent_id = metadata.get("task_domain"), metadata.get("agent_id")
@@ -164,7 +169,7 @@ def unit_document(entry: StoredKnowledgeUnit, body: bytes) -> Document:
         id=entry.id,
         body=body,
         quality=sort_quality(metadata.get("quality_score")),
-        texts=tuple(fold(text) for text in _searched(unit) if isinstance(text, str)),
+        texts=texts,
         domain=fold(domain) if isinstance(domain, str) else None,
         type=kind if isinstance(kind, str) else "",
         agent_id=agent_id if isinstance(agent_id, str) else None,
@@ -175,8 +180,12 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def unit_texts(unit: dict[str, Any]) -> list[str]:
+    """What a query looks into (clause KNOW-4)."""
+    return [text for text in _searched(unit) if isinstance(text, str)]
+
+
 def _searched(unit: dict[str, Any]) -> list[object]:
-    """The texts that a query looks into (clause KNOW-4)."""
     match unit.get("@type"):
         case "ReasoningTrace":
             steps = unit.get("steps")

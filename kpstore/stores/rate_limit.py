@@ -65,13 +65,13 @@ class RateLimitStore(Store):
         """Apply `change` to the bucket of (identifier, kind) as one atomic step.
 
         `change` has no side effects: it may be called more than once, and on any
-        thread. On the way, up to `CLEANED_PER_CALL` buckets with
-        `full_at <= now` are removed.
+        thread. On the way, up to `CLEANED_PER_CALL` buckets with `full_at <= now`
+        are removed, and as many violations older than an hour before `now`.
         """
 
     @abstractmethod
-    async def _add_violation(self, identifier: str, at: int, forget_before: int) -> None:
-        """Note a refusal; on the way, remove up to `CLEANED_PER_CALL` older than `forget_before`."""
+    async def _add_violation(self, identifier: str, now: int) -> None:
+        """Note a refusal at `now`; on the way, remove what `_update_bucket` removes."""
 
     @abstractmethod
     async def _count_violations(self, identifier: str, since: int, until: int) -> int:
@@ -99,8 +99,7 @@ class RateLimitStore(Store):
         """Note that a call was refused."""
         self._check_open()
         identifier = rules.identifier(identifier, "identifier")
-        now = self._context.now_micros()
-        await self._add_violation(identifier, now, now - VIOLATION_MEMORY_US)
+        await self._add_violation(identifier, self._context.now_micros())
 
     async def get_429_count(self, identifier: str, window: timedelta) -> int:
         """How many calls were refused with `now - window < t <= now`, at most an hour ago."""

@@ -97,7 +97,7 @@ class ReputationStore(Store):
         self._check_open()
         agent_id = rules.identifier(agent_id, "agent_id")
         delta = rules.number(delta, "delta")
-        reason = rules.text(reason, "reason")
+        reason = self._text(reason, "reason")
         now = self._context.now()
         entry = HistoryEntry(now, delta, reason)
         self._encode(entry, "reason")  # for its size

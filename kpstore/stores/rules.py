@@ -23,6 +23,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_DEPTH = 500
 # Nodes looked at between two turns of the event loop: about 0.3 ms.
 _NODES_PER_TURN = 1000
+_NAME_SHOWN = 100  # characters of a key in an error's path
 
 VISIBILITIES = ("private", "org", "network")
 
@@ -164,7 +165,7 @@ def _name(field: str, path: _Path | None) -> str:
     parts: list[str] = []
     while path is not None:
         path, key = path
-        parts.append(f"[{key}]" if isinstance(key, int) else f".{key}")
+        parts.append(f"[{key}]" if isinstance(key, int) else f".{key[:_NAME_SHOWN]}")
     return (field + "".join(reversed(parts))).encode("utf-8", "replace").decode()
 
 

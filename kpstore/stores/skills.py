@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from kpstore.errors import ValidationError
 from kpstore.records import Page, StoredSkill
 from kpstore.stores import rules
-from kpstore.stores.base import sort_quality
+from kpstore.stores.base import fold_all, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
 from kpstore.text import fold
 
@@ -29,8 +29,7 @@ class SkillStore(DocumentStore[StoredSkill]):
         """
         self._check_open()
         record = await self._checked(skill, "skill")
-        document = skill_document(record, self._encode(record, "skill"))
-        await self._put([document])
+        await self._put([await self._document(record, "skill")])
         return record
 
     async def create_many(self, skills: Iterable[StoredSkill]) -> int:
@@ -39,8 +38,7 @@ class SkillStore(DocumentStore[StoredSkill]):
         documents = []
         for index, skill in enumerate(as_list(skills, "skills")):
             name = f"skills[{index}]"
-            record = await self._checked(skill, name)
-            documents.append(skill_document(record, self._encode(record, name)))
+            documents.append(await self._document(await self._checked(skill, name), name))
             if index % 8 == 7:
                 await asyncio.sleep(0)
         await self._put(documents)
@@ -69,12 +67,15 @@ class SkillStore(DocumentStore[StoredSkill]):
         self._check_open()
         bounds = rules.page(offset, limit)
         wanted = DocumentQuery(
-            text=folded_filter(query, "query"),
-            domain=folded_filter(domain, "domain"),
-            tags=frozenset(fold(tag) for tag in rules.filter_texts(tags, "tags")),
+            text=await folded_filter(query, "query"),
+            domain=await folded_filter(domain, "domain"),
+            tags=frozenset(await fold_all(rules.filter_texts(tags, "tags"))),
             min_quality=quality_filter(min_quality),
         )
         return await self._page(wanted, *bounds)
+
+    async def _document(self, record: StoredSkill, name: str) -> Document:
+        return skill_document(record, self._encode(record, name), await fold_all(skill_texts(record)))
 
     async def _checked(self, skill: object, name: str) -> StoredSkill:
         """A copy of `skill` that has passed every rule and shares nothing with it."""
@@ -92,12 +93,12 @@ class SkillStore(DocumentStore[StoredSkill]):
         tags = await rules.json_value(list(skill.tags), f"{name}.tags", max_bytes)
         return StoredSkill(
             id=rules.identifier(skill.id, f"{name}.id"),
-            name=rules.text(skill.name, f"{name}.name"),
-            description=rules.text(skill.description, f"{name}.description"),
-            content=rules.text(skill.content, f"{name}.content"),
-            version=rules.optional_text(skill.version, f"{name}.version"),
-            author=rules.optional_text(skill.author, f"{name}.author"),
-            domain=rules.optional_text(skill.domain, f"{name}.domain"),
+            name=self._text(skill.name, f"{name}.name"),
+            description=self._text(skill.description, f"{name}.description"),
+            content=self._text(skill.content, f"{name}.content"),
+            version=self._optional_text(skill.version, f"{name}.version"),
+            author=self._optional_text(skill.author, f"{name}.author"),
+            domain=self._optional_text(skill.domain, f"{name}.domain"),
             tags=rules.texts(tags, f"{name}.tags"),
             files=files,
             visibility=rules.choice(skill.visibility, f"{name}.visibility", rules.VISIBILITIES),
@@ -107,16 +108,20 @@ class SkillStore(DocumentStore[StoredSkill]):
         )
 
 
-def skill_document(skill: StoredSkill, body: bytes) -> Document:
-    """What a backend keeps of a skill."""
-    tags = tuple(fold(tag) for tag in skill.tags)
+def skill_texts(skill: StoredSkill) -> tuple[str, ...]:
+    """What a query looks into (clause SKILL-4): the name, the description, the tags."""
+    return (skill.name, skill.description, *skill.tags)
+
+
+def skill_document(skill: StoredSkill, body: bytes, texts: tuple[str, ...]) -> Document:
+    """What a backend keeps of a skill; `texts` are its `skill_texts`, folded."""
     return Document(
         id=skill.id,
         body=body,
         quality=sort_quality(skill.quality_score),
-        texts=(fold(skill.name), fold(skill.description), *tags),
+        texts=texts,
         domain=None if skill.domain is None else fold(skill.domain),
-        tags=frozenset(tags),
+        tags=frozenset(texts[2:]),
     )
 
 

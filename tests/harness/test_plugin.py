@@ -295,7 +295,12 @@ def known(pytester: pytest.Pytester, text: str) -> Path:
 
 
 def entry(case: str, expires: str = "2999-01-01") -> str:
-    return f"  - case: '{case}'\n    reason: it forgets\n    issue: https://example.org/1\n    expires: {expires}\n"
+    return (
+        f"  - case: '{case}'\n"
+        "    reason: it forgets\n"
+        "    issue: https://example.org/1\n"
+        f"    expires: {expires}\n"
+    )
 
 
 def test_a_known_failure_runs_and_does_not_fail_the_run(
@@ -371,7 +376,7 @@ def test_junit_of_pytest_has_the_file_and_line_of_the_yaml(
         for case in cases
     }
     properties = found["a deleted skill is gone"]
-    assert properties["file"] == str(small_suite / "skills" / "delete.yaml")
+    assert properties["file"] == "small/skills/delete.yaml"
     assert properties["line"] == "15"
     assert properties["case"] == "delete/a deleted skill is gone"
     assert properties["clauses"] == "SKILL-2 SKILL-6"

@@ -1,4 +1,4 @@
-"""Records from a mapping of only what matters: skills, knowledge entries and votes, with valid defaults for the rest."""
+"""Records from a mapping of only what matters (skills, entries, votes), with valid defaults for the rest."""
 
 from __future__ import annotations
 

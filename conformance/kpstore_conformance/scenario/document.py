@@ -1,4 +1,4 @@
-"""A scenario file as a typed document: read once, refused with all its problems at once, then expanded into cases."""
+"""A scenario file as a typed document: read once, refused with all its problems at once, or made into cases."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class ScenarioFile:
 
 
 def discover(folders: Sequence[Path]) -> list[Path]:
-    """The scenario files (`*.yaml`, `*.yml`) below the folders, sorted; a file given by itself is taken as it is.
+    """The scenario files (`*.yaml`, `*.yml`) below the folders, sorted; a file given by itself is taken.
 
     Folders named `data` hold what scenarios read, and hidden ones are left alone too.
     """

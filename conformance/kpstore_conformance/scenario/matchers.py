@@ -1,4 +1,4 @@
-"""Expectations: each compiles once, with its problems, and then says where a value differs from what it expects."""
+"""Expectations: each compiles once, with its problems, and then says where a value differs from it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def compile_matcher(node: Node, scope: Scope) -> Matcher:
     parts: list[Matcher] = []
     for key, value in node:
         if key not in special:
-            message = f"the key `{key.value}` cannot stand beside `{special[0].value}`; use $all_of, or $literal for data"
+            beside = f"the key `{key.value}` cannot stand beside `{special[0].value}`"
+            message = f"{beside}; use $all_of, or $literal for data"
             scope.report(key, message)
         elif key.value in MATCHERS:
             part = MATCHERS[key.value].compile(value, scope)
@@ -392,7 +393,13 @@ def _matchers(node: Node, scope: Scope, name: str) -> _Items:
 
 _MATCHER = {"$ref": "#/definitions/matcher"}
 _VALUE = {"$ref": "#/definitions/value"}
-_MATCHERS = {"type": "array", "items": _MATCHER}
+_MATCHERS = {
+    "anyOf": [
+        {"type": "array", "items": _MATCHER},
+        {"$ref": "#/definitions/made"},
+        {"$ref": "#/definitions/reference"},
+    ]
+}
 
 
 @_matcher("$any", "anything, null included, as long as it is there", {"const": True})
@@ -434,7 +441,7 @@ def _type(node: Node, scope: Scope) -> Matcher | None:
     return _Check(node, lambda actual, _: None if _TYPES[name](actual) else what, what=what)
 
 
-@_matcher("$regex", "a text in which the regular expression is found", {"type": "string", "format": "regex"})
+@_matcher("$regex", "a text in which the regular expression is found", {"type": "string"})
 def _regex(node: Node, scope: Scope) -> Matcher | None:
     text = compile_typed(node, scope, "a text", "$regex")
     if isinstance(text, Constant):
@@ -744,7 +751,8 @@ def _sorted_by(node: Node, scope: Scope) -> Matcher | None:
         for index in range(1, len(keys)):
             pair = _ordered(keys[index - 1], keys[index])
             if pair is None or (pair[0] < pair[1] if descending else pair[0] > pair[1]):
-                return f"{order} order, but {short(keys[index - 1], 60)} at [{index - 1}] comes before {short(keys[index], 60)}"
+                left, right = short(keys[index - 1], 60), short(keys[index], 60)
+                return f"{order} order, but {left} at [{index - 1}] comes before {right}"
         return None
 
     return _Check(node, check, what="a list")

@@ -1,4 +1,4 @@
-"""How values look to the engine (`view`) and to a reader (`short`); API keys never reach either reader (GEN-11)."""
+"""How values look to the engine (`view`) and to a reader (`short`), who never sees an API key (GEN-11)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 __all__ = ["clip", "quote", "redact", "short", "snapshot", "view"]
@@ -25,10 +24,15 @@ def redact(text: str) -> str:
 _SCALARS = frozenset({str, int, float, bool, type(None), datetime, timedelta, bytes})
 
 
-@lru_cache(maxsize=256)
+_FIELDS: dict[type, tuple[str, ...] | None] = {}
+
+
 def _fields(kind: type) -> tuple[str, ...] | None:
     """The names of a record class's fields; `None` for any other class."""
-    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+    if kind not in _FIELDS:
+        record = dataclasses.is_dataclass(kind)
+        _FIELDS[kind] = tuple(field.name for field in dataclasses.fields(kind)) if record else None
+    return _FIELDS[kind]
 
 
 def view(value: object) -> Any:
@@ -69,7 +73,7 @@ def snapshot(value: Any) -> Any:
 
 
 def quote(text: str, room: int = 80) -> str:
-    """The text in double quotes on one line, redacted, shortened in the middle, with unprintable characters escaped."""
+    """The text in double quotes on one line: redacted, shortened in the middle, unprintable characters escaped."""
     text = redact(text)
     tail = ""
     if len(text) > room:

@@ -235,7 +235,7 @@ def checks_something(step: Step) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StepKind:
-    """An action: its meaning in one line, the modifiers it takes, the JSON Schema of its argument, its compiler."""
+    """An action: its meaning in one line, its modifiers, the JSON Schema of its argument, its compiler."""
 
     name: str
     summary: str
@@ -298,7 +298,8 @@ def compile_step(node: Node, scope: Scope) -> Step | None:
             )
         if len(actions) > 1:
             first = actions[0].value
-            message = f"a second action, `{actions[1].value}`, beside `{first}`: one action per step, each with its `-`"
+            beside = f"a second action, `{actions[1].value}`, beside `{first}`"
+            message = f"{beside}: one action per step, each with its `-`"
             scope.report(actions[1], message)
         elif not unknown:
             scope.report(node, f"the step has no action: `store.method`, or one of {', '.join(STEPS)}")
@@ -678,7 +679,7 @@ def _concurrent_call(node: Node, scope: Scope) -> CallStep | None:
         elif key.value in MODIFIERS:
             scope.report(
                 key,
-                f"`{key.value}` does not go with a call inside `concurrently`; see `outcomes` and `save` beside it",
+                f"`{key.value}` does not go with a call inside `concurrently`: see `outcomes` and `save`",
             )
         else:
             hint = nearest(str(key.value), list(CONCURRENT_MODIFIERS))

@@ -1,4 +1,4 @@
-"""YAML text to plain nodes that know their place: PyYAML's parser under the YAML 1.2 core schema, strict about keys."""
+"""YAML to nodes that know their place: PyYAML's parser, the YAML 1.2 core schema, and no mercy on keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 __all__ = ["ListNode", "MapNode", "Node", "Problem", "ScalarNode", "ScenarioFileError", "parse"]
 
 MAX_NODES = 200_000
-"""Aliases are copied out, so a few hundred bytes can ask for billions of nodes; no honest file has this many."""
+"""Aliases are copied out, so a few bytes can ask for billions of nodes; no honest file has this many."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?[0-9]+\Z")

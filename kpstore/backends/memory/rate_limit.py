@@ -8,7 +8,7 @@ from sortedcontainers import SortedList
 
 from kpstore.records import RateLimitDecision
 from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
-from kpstore.stores.rate_limit import CLEANED_PER_CALL
+from kpstore.stores.rate_limit import CLEANED_PER_CALL, VIOLATION_MEMORY_US
 
 
 class MemoryRateLimitStore(RateLimitStore):
@@ -32,8 +32,12 @@ class MemoryRateLimitStore(RateLimitStore):
             self._buckets[key] = new
             if old is None:
                 heappush(self._filling, (new.full_at, key))
-        self._clean_buckets(now)
+        self._clean(now)
         return decision
+
+    def _clean(self, now: int) -> None:
+        self._clean_buckets(now)
+        self._clean_violations(now - VIOLATION_MEMORY_US)
 
     def _clean_buckets(self, now: int) -> None:
         for _ in range(CLEANED_PER_CALL):
@@ -46,11 +50,14 @@ class MemoryRateLimitStore(RateLimitStore):
             else:  # used again since
                 heappush(self._filling, (full_at, key))
 
-    async def _add_violation(self, identifier: str, at: int, forget_before: int) -> None:
-        self._violations.setdefault(identifier, SortedList()).add(at)
-        heappush(self._oldest, (at, identifier))
+    async def _add_violation(self, identifier: str, now: int) -> None:
+        self._violations.setdefault(identifier, SortedList()).add(now)
+        heappush(self._oldest, (now, identifier))
+        self._clean(now)
+
+    def _clean_violations(self, forget_before: int) -> None:
         for _ in range(CLEANED_PER_CALL):
-            if self._oldest[0][0] >= forget_before:
+            if not self._oldest or self._oldest[0][0] >= forget_before:
                 return
             forgotten, whose = heappop(self._oldest)
             times = self._violations[whose]

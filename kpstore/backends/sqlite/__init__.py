@@ -24,7 +24,11 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
     context = StoreContext(clock, settings.max_record_bytes, path)
     database = Database(path, settings.sqlite_synchronous, context)
     await database.open()
-    lasting = {Capability.DURABLE, Capability.MULTI_PROCESS} if path != MEMORY else set()
+    capabilities = {Capability.CONTROLLABLE_CLOCK}
+    if path != MEMORY:
+        capabilities.add(Capability.MULTI_PROCESS)
+        if settings.sqlite_synchronous == "full":  # `normal` may lose the last commits to a power cut
+            capabilities.add(Capability.DURABLE)
     return AllStores(
         skills=SqliteSkillStore(context, database),
         knowledge=SqliteKnowledgeStore(context, database),
@@ -33,6 +37,6 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
         rate_limit=SqliteRateLimitStore(context, database),
         audit_log=SqliteAuditLogStore(context, database),
         backend="sqlite",
-        capabilities=frozenset({Capability.CONTROLLABLE_CLOCK, *lasting}),
+        capabilities=frozenset(capabilities),
         close=database.close,
     )

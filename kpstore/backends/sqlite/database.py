@@ -14,7 +14,7 @@ import random
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
@@ -119,12 +119,14 @@ class Database:
         for task in (self._flusher, self._checkpoint):
             if task is not None:
                 await asyncio.wait([task])
-        if self._path != MEMORY:
-            for connection in (self._reader, self._searcher, self._checkpointer):
-                await connection.close()
-            with self._translated():
-                await self._writer.run(_empty_log)
-        await self._writer.close()
+        try:
+            if self._path != MEMORY:
+                for connection in (self._reader, self._searcher, self._checkpointer):
+                    await connection.close()
+                with self._translated():
+                    await self._writer.run(_empty_log)
+        finally:
+            await self._writer.close()
 
     def _connect_writer(self) -> sqlite3.Connection:
         if self._path != MEMORY:
@@ -133,6 +135,7 @@ class Database:
                 _check_header(Path(self._path), self._context.location)
         db = self._connect()
         try:
+            db.execute("PRAGMA busy_timeout = 0")  # the writer waits in its own way
             if self._path != MEMORY:
                 mode = _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
                 if mode != "wal":
@@ -219,7 +222,8 @@ class Database:
     async def _keep_log_short(self) -> None:
         size = _log_size(self._path)
         if size > _OVERFLOW_BYTES:
-            await self._writer.run(_checkpoint, "RESTART")
+            with suppress(sqlite3.Error):  # as below
+                await self._writer.run(_checkpoint, "RESTART")
         elif size > _CHECKPOINT_BYTES and self._checkpoint is None:
             self._checkpoint = asyncio.create_task(self._checkpoint_aside())
 
@@ -315,17 +319,15 @@ def _all_or_nothing(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _begin(db: sqlite3.Connection, deadline: float) -> None:
-    # SQLite's own waiting steps back to 100 ms, and a process that steps back always loses to
-    # one that commits without a pause. Short random waits give each a fair chance.
-    db.execute("PRAGMA busy_timeout = 0")
-    try:
-        _patiently(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
-    finally:
-        db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    _patiently(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
 
 
 def _patiently(action: Callable[[], T], deadline: float | None = None) -> T:
-    """`action()`, again and again while the database is locked, until the deadline."""
+    """`action()`, again and again while the database is locked, until the deadline.
+
+    SQLite's own waiting steps back to 100 ms, and a process that steps back always
+    loses to one that commits without a pause; short random waits give each a fair chance.
+    """
     deadline = monotonic() + BUSY_TIMEOUT_S if deadline is None else deadline
     while True:
         try:

@@ -7,7 +7,7 @@ import sqlite3
 from kpstore.backends.sqlite.database import Database
 from kpstore.records import RateLimitDecision
 from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
-from kpstore.stores.rate_limit import CLEANED_PER_CALL
+from kpstore.stores.rate_limit import CLEANED_PER_CALL, VIOLATION_MEMORY_US
 
 
 class SqliteRateLimitStore(RateLimitStore):
@@ -32,23 +32,15 @@ class SqliteRateLimitStore(RateLimitStore):
                     " VALUES (?, ?, ?, ?, ?)",
                     (identifier, kind, bucket.level, bucket.at, bucket.full_at),
                 )
-            full = db.execute(
-                "SELECT identifier, kind FROM rate_limits WHERE full_at <= ? LIMIT ?", (now, CLEANED_PER_CALL)
-            ).fetchall()
-            if full:
-                db.executemany("DELETE FROM rate_limits WHERE identifier = ? AND kind = ?", full)
+            _clean(db, now)
             return decision
 
         return await self._database.write(update)
 
-    async def _add_violation(self, identifier: str, at: int, forget_before: int) -> None:
+    async def _add_violation(self, identifier: str, now: int) -> None:
         def add(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO rate_limit_violations (identifier, at) VALUES (?, ?)", (identifier, at))
-            db.execute(
-                "DELETE FROM rate_limit_violations WHERE position IN"
-                " (SELECT position FROM rate_limit_violations WHERE at < ? ORDER BY at LIMIT ?)",
-                (forget_before, CLEANED_PER_CALL),
-            )
+            db.execute("INSERT INTO rate_limit_violations (identifier, at) VALUES (?, ?)", (identifier, now))
+            _clean(db, now)
 
         await self._database.write(add)
 
@@ -61,3 +53,16 @@ class SqliteRateLimitStore(RateLimitStore):
             return found
 
         return await self._database.read(count)
+
+
+def _clean(db: sqlite3.Connection, now: int) -> None:
+    full = db.execute(
+        "SELECT identifier, kind FROM rate_limits WHERE full_at <= ? LIMIT ?", (now, CLEANED_PER_CALL)
+    ).fetchall()
+    if full:
+        db.executemany("DELETE FROM rate_limits WHERE identifier = ? AND kind = ?", full)
+    db.execute(
+        "DELETE FROM rate_limit_violations WHERE position IN"
+        " (SELECT position FROM rate_limit_violations WHERE at < ? ORDER BY at LIMIT ?)",
+        (now - VIOLATION_MEMORY_US, CLEANED_PER_CALL),
+    )

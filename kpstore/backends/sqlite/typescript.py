@@ -28,8 +28,9 @@ from kpstore.backends.sqlite.skills import SqliteSkillStore
 from kpstore.clock import to_micros
 from kpstore.errors import DataCorruptionError
 from kpstore.records import StoredKnowledgeUnit, StoredSkill
-from kpstore.stores.knowledge import unit_document
-from kpstore.stores.skills import skill_document
+from kpstore.stores.knowledge import unit_document, unit_texts
+from kpstore.stores.skills import skill_document, skill_texts
+from kpstore.text import fold
 
 # What a table of the registry has at least. Columns that only some of its versions have are not here.
 _COLUMNS = {
@@ -152,18 +153,20 @@ def upgrade_typescript_registry(
             for row in _rows(db, table):
                 _COPY[table](db, row)
                 if not row.is_exact and table not in ("skills", "knowledge_units"):
-                    db.execute(
-                        "CREATE TABLE IF NOT EXISTS typescript_rows (table_name TEXT NOT NULL, row TEXT NOT NULL)"
-                    )
-                    db.execute(
-                        "INSERT INTO typescript_rows (table_name, row) VALUES (?, ?)",
-                        (table, json.dumps(row.original()["original"])),
-                    )
+                    _keep_row(db, table, row)
     finally:
         db.text_factory = text_factory
     for table in here:
         db.execute(f"DROP TABLE {_OLD}{table}")
     db.execute("PRAGMA legacy_alter_table = OFF")
+
+
+def _keep_row(db: sqlite3.Connection, table: str, row: _Row) -> None:
+    db.execute("CREATE TABLE IF NOT EXISTS typescript_rows (table_name TEXT NOT NULL, row TEXT NOT NULL)")
+    db.execute(
+        "INSERT INTO typescript_rows (table_name, row) VALUES (?, ?)",
+        (table, json.dumps(row.original()["original"])),
+    )
 
 
 def _rows(db: sqlite3.Connection, table: str) -> Iterator[_Row]:
@@ -192,7 +195,8 @@ def _copy_skill(db: sqlite3.Connection, row: _Row) -> None:
         updated_at=row.moment(row.values.get("updated_at")),
     )
     body = _body(msgspec.to_builtins(skill) | row.original())
-    SqliteSkillStore.store(db, skill_document(skill, body))
+    texts = tuple(fold(text) for text in skill_texts(skill))
+    SqliteSkillStore.store(db, skill_document(skill, body, texts))
 
 
 def _copy_unit(db: sqlite3.Connection, row: _Row) -> None:
@@ -220,7 +224,8 @@ def _copy_unit(db: sqlite3.Connection, row: _Row) -> None:
         envelope["unit"] = msgspec.Raw(text.encode("utf-8", "surrogateescape"))
     else:  # without a unit the record cannot be read; its row is there for who repairs it
         row.is_exact = False
-    document = unit_document(entry, _body(envelope | row.original()))
+    texts = tuple(fold(text) for text in unit_texts(entry.unit))
+    document = unit_document(entry, _body(envelope | row.original()), texts)
     SqliteKnowledgeStore.store(db, document)
     db.execute(
         "UPDATE knowledge_units SET quarantine_status = ? WHERE id = ?",

@@ -107,6 +107,8 @@ class RateLimitStore(Store):
         identifier = rules.identifier(identifier, "identifier")
         if not isinstance(window, timedelta):
             raise ValidationError("window", "must be a timedelta")
+        if window <= timedelta(0):
+            return 0
         now = self._context.now_micros()
         since = max(now - window // timedelta(microseconds=1) + 1, now - VIOLATION_MEMORY_US)
         return await self._count_violations(identifier, since, now)

@@ -32,7 +32,7 @@ ERRORS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter; `record` names the builder (`skill`, `entry`, `vote`) of a record, or with `many` of a list."""
+    """A parameter; `record` names the builder of a record (`skill`, `entry`, `vote`), `many` says a list."""
 
     name: str
     required: bool = True

@@ -8,7 +8,7 @@ CLAUSES: dict[str, str] = {
     "GEN-1": "create_store() gives one AllStores: six stores, backend, capabilities; awaited or entered",
     "GEN-2": "every method is a coroutine, and no call holds the event loop for more than 20 ms at a stretch",
     "GEN-3": "records are immutable and never alias the store",
-    "GEN-4": "what goes in comes out: unknown keys, key order, 64-bit integers, -0.0, null, Unicode, microseconds",
+    "GEN-4": "what goes in comes out: unknown keys, key order, 64-bit integers, -0.0, null, Unicode",
     "GEN-5": "bad input raises ValidationError naming field and rule, before anything is written",
     "GEN-6": "every error derives from KpStoreError; a driver's exception is only its cause",
     "GEN-7": "a cancelled call happened whole or not at all, and the store stays usable",

@@ -1,4 +1,4 @@
-"""A scenario file as a typed document: read once, refused with all its problems at once, or made into cases."""
+"""A scenario file as a typed document: read once, refused with all its problems, or made into cases."""
 
 from __future__ import annotations
 

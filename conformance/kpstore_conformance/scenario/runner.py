@@ -340,7 +340,8 @@ class _Run:
             return await getattr(store, step.method.name)(**arguments)
         except Exception as error:
             known = isinstance(error, kpstore.KpStoreError)
-            what = f"`given` could not be stored: {step.method.store}.{step.method.name} raised {_described(error)}"
+            call = f"{step.method.store}.{step.method.name}"
+            what = f"`given` could not be stored: {call} raised {_described(error)}"
             raise _Stop("error", what, step.node, notes=() if known else _frames(error)) from error
 
     # --- calls -----------------------------------------------------------------------------------
@@ -656,7 +657,7 @@ def _tally(results: Sequence[object]) -> str:
 
 
 def _scribble(value: object, seen: set[int]) -> str | None:
-    """Change every dict and list within reach; the name of a record's class whose fields could be set, if any."""
+    """Change every dict and list within reach; gives the class of a record whose fields could be set."""
     if id(value) in seen:
         return None
     seen.add(id(value))

@@ -16,7 +16,7 @@ __all__ = ["CaseError", "Context", "Scope", "describe", "nearest"]
 
 
 class CaseError(Exception):
-    """The scenario itself cannot go on (an unknown path, a bad duration made of values): no verdict on the store."""
+    """The scenario itself cannot go on (an unknown path, a bad duration): no verdict on the store."""
 
     def __init__(self, message: str, node: Node | None = None) -> None:
         super().__init__(message)

@@ -73,7 +73,7 @@ def snapshot(value: Any) -> Any:
 
 
 def quote(text: str, room: int = 80) -> str:
-    """The text in double quotes on one line: redacted, shortened in the middle, unprintable characters escaped."""
+    """The text in double quotes on one line: redacted, shortened in the middle, unprintable parts escaped."""
     text = redact(text)
     tail = ""
     if len(text) > room:

@@ -1,4 +1,4 @@
-"""Values in a scenario: plain data, `${names}` and `$constructors`; compiled once, built anew for each use."""
+"""Values in a scenario: plain data, `${names}` and `$constructors`; compiled once, built for each use."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class _MapValue(Value):
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
-    """A `$name` that makes a value: its meaning in one line, its JSON Schema, and how its argument compiles."""
+    """A `$name` that makes a value: its meaning in one line, its JSON Schema, how its argument compiles."""
 
     name: str
     summary: str
@@ -322,7 +322,7 @@ def _is_kind(value: object, kind: str) -> bool:
 
 
 def compile_typed(node: Node, scope: Scope, kind: str, what: str) -> Value:
-    """A value that must be `kind` (`a text`, `an integer`…): checked at load where known, else when it runs."""
+    """A value that must be `kind` (`a text`, `a list`…): checked at load where known, else when it runs."""
     value = compile_value(node, scope)
     if isinstance(value, Constant):
         if value.value is None and not (isinstance(node, ScalarNode) and node.value is None):

@@ -256,7 +256,8 @@ def _print_problems(problems: Sequence[Problem]) -> None:
         print(problem, file=sys.stderr)
     if problems:
         count = len({problem.file for problem in problems})
-        print(f"{len(problems)} problems in {count} {'file' if count == 1 else 'files'}", file=sys.stderr)
+        noun = "problem" if len(problems) == 1 else "problems"
+        print(f"{len(problems)} {noun} in {count} {'file' if count == 1 else 'files'}", file=sys.stderr)
 
 
 def _clauses(options: argparse.Namespace) -> int:

@@ -274,6 +274,8 @@ class ConformanceRun:
         parts = ["kpstore", "conformance", "run", "--backend", self.adapter.spec]
         if self._config.getoption("kpstore_adapter"):
             parts += ["--adapter", self._config.getoption("kpstore_adapter")]
+        if not self.suite.packaged:
+            parts.append("--no-packaged")
         if case.root is not None and case.root != packaged_scenarios():
             parts += ["--scenarios", str(case.root)]
         return shlex.join([*parts, "--case", case.id])

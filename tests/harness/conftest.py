@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kpstore_conformance import suite
 from kpstore_conformance.target import BackendFacts
 
 SCENARIOS = """\
@@ -78,6 +79,16 @@ def workplace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     if "pytester" in request.fixturenames:
         folder = request.getfixturevalue("pytester").path
     monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def small_package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the packaged scenarios: these tests are not about their thousands of cases."""
+    folder = tmp_path_factory.mktemp("package") / "scenarios"
+    folder.mkdir()
+    (folder / "packaged.yaml").write_text(SCENARIOS.replace("small", "packaged"), "utf-8")
+    monkeypatch.setattr(suite, "packaged_scenarios", lambda: folder)
     return folder
 
 

@@ -14,6 +14,9 @@ SKILL_6 = "skills/delete/deleting says whether it was there"
 LIGHT = ("-p", "no:asyncio", "-p", "no:anyio", "-p", "no:hypothesispytest")
 
 
+pytestmark = pytest.mark.usefixtures("small_package")
+
+
 @pytest.fixture(autouse=True)
 def stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs do not inherit what this run was told."""

@@ -127,7 +127,7 @@ def as_junit(verdict: Verdict, started: datetime) -> bytes:
         root,
         "testsuite",
         name=f"kpstore conformance: {verdict.backend.name}",
-        tests=str(len(verdict.outcomes)),
+        tests=str(len(verdict.outcomes) + len(verdict.problems)),
         failures=str(verdict.count("failed", "unexpected_pass")),
         errors=str(verdict.count("error") + len(verdict.problems)),
         skipped=str(verdict.count("not_applicable", "known_failing", "flaky_failed")),

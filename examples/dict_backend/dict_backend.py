@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from functools import wraps
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
@@ -44,7 +45,8 @@ from kpstore.stores import (
 )
 from kpstore.stores.audit_log import CLEANED_PER_CALL as ENTRIES_PER_CALL
 from kpstore.stores.documents import DocumentStore
-from kpstore.stores.rate_limit import CLEANED_PER_CALL as BUCKETS_PER_CALL
+from kpstore.stores.rate_limit import CLEANED_PER_CALL as ROWS_PER_CALL
+from kpstore.stores.rate_limit import VIOLATION_MEMORY_US
 from kpstore.stores.reputation import RECENT_HISTORY
 
 P = ParamSpec("P")
@@ -56,8 +58,8 @@ THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dict-backend")
 def on_thread(hook: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Make a hook of a plain method: it runs on the one thread that does everything here.
 
-    So hooks run one after another, each whole (GEN-8); one that was started goes on to its end when its caller
-    is cancelled (GEN-7); and the event loop turns meanwhile, however many records there are (GEN-2).
+    So hooks run one after another, each whole (GEN-8); one that was started goes on to its end when its
+    caller is cancelled (GEN-7); and the event loop turns meanwhile, however many records there are (GEN-2).
     """
 
     @wraps(hook)
@@ -67,56 +69,68 @@ def on_thread(hook: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     return call
 
 
+def pop_before(heap: list[tuple[int, R]], moment: int, most: int) -> list[R]:
+    """Take what is earlier than `moment` off a heap of (time, item), `most` items at a time."""
+    popped: list[R] = []
+    while heap and heap[0][0] < moment and len(popped) < most:
+        popped.append(heappop(heap)[1])
+    return popped
+
+
 class Documents(DocumentStore[R]):
-    """Skills and knowledge units alike. A dict remembers its order, and a replaced value keeps its place."""
+    """Skills and knowledge units alike. A document's position is its index in `rows`, for ever."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self.rows: dict[str, tuple[int, Document]] = {}
-        self.ranked: list[tuple[float, int, str]] = []  # best quality first, then by position
-        self.next_position = 0
+        self.rows: list[Document | None] = []
+        self.positions: dict[str, int] = {}
+        self.ranked: list[tuple[float, int]] = []  # (-quality, position), sorted
 
     @on_thread
     def _put(self, documents: Sequence[Document]) -> None:
         for document in documents:
-            position = self.remove(document.id)
+            position = self.take(document.id)
             if position is None:
-                position = self.next_position
-                self.next_position += 1
-            self.rows[document.id] = (position, document)
-            insort(self.ranked, (-document.quality, position, document.id))
+                position = len(self.rows)
+                self.rows.append(None)
+            self.rows[position] = document
+            self.positions[document.id] = position
+            insort(self.ranked, (-document.quality, position))
 
-    def remove(self, id: str) -> int | None:
-        """Take a document out of the ranking; its position, if it is there."""
-        if id not in self.rows:
+    def take(self, id: str) -> int | None:
+        """Empty the place of a document; its position, if it was there."""
+        position = self.positions.pop(id, None)
+        document = None if position is None else self.rows[position]
+        if position is None or document is None:
             return None
-        position, document = self.rows[id]
-        del self.ranked[bisect_left(self.ranked, (-document.quality, position, id))]
+        del self.ranked[bisect_left(self.ranked, (-document.quality, position))]
+        self.rows[position] = None
         return position
 
     @on_thread
     def _get(self, id: str) -> bytes | None:
-        return self.rows[id][1].body if id in self.rows else None
+        position = self.positions.get(id)
+        document = None if position is None else self.rows[position]
+        return document.body if document else None
 
     @on_thread
     def _delete(self, id: str) -> bool:
-        self.remove(id)
-        return self.rows.pop(id, None) is not None
+        return self.take(id) is not None
 
     @on_thread
     def _search(self, query: DocumentQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
-        best_first = (self.rows[id][1] for _, _, id in self.ranked)
-        found = [document.body for document in best_first if query.matches(document)]
+        best_first = (self.rows[position] for _, position in self.ranked)
+        found = [document.body for document in best_first if document and query.matches(document)]
         return found[offset : offset + limit], len(found)
 
     @on_thread
     def _last_position(self) -> int:
-        return self.next_position - 1
+        return len(self.rows) - 1
 
     @on_thread
     def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, bytes]]:
-        rows = ((at, document.body) for at, document in self.rows.values() if after < at <= until)
-        return list(islice(rows, limit))
+        rows = ((position, self.rows[position]) for position in range(after + 1, until + 1))
+        return list(islice(((position, row.body) for position, row in rows if row), limit))
 
 
 class Skills(Documents[StoredSkill], SkillStore):
@@ -128,11 +142,11 @@ class Knowledge(Documents[StoredKnowledgeUnit], KnowledgeStore):
 
     @on_thread
     def _by_agent(self, agent_id: str) -> list[bytes]:
-        return [document.body for _, document in self.rows.values() if document.agent_id == agent_id]
+        return [document.body for document in self.rows if document and document.agent_id == agent_id]
 
 
 class Reputation(ReputationStore):
-    """Agents are numbered by first sight: the place of their key in the dict."""
+    """Agents are never removed, so that an agent's position is the place of its key in the dict."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
@@ -196,11 +210,11 @@ class Reputation(ReputationStore):
 
     @on_thread
     def _votes(self, unit_id: str | None) -> list[ValidationVote]:
-        return [vote for vote in self.votes if unit_id in (None, vote.unit_id)]
+        return [vote for vote in self.votes if unit_id is None or vote.unit_id == unit_id]
 
 
 class ApiKeys(ApiKeyStore):
-    """Records by prefix. Nothing is ever removed, so the place in the dict is the position."""
+    """Keys are never removed, so that a key's position is the place of its prefix in the dict."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
@@ -241,49 +255,62 @@ class ApiKeys(ApiKeyStore):
 
 
 class RateLimits(RateLimitStore):
-    """Buckets and refusals, each call clearing away a few that are no longer needed."""
+    """Buckets and refusals; each call clears away a few that are no longer needed (RATE-6)."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
         self.buckets: dict[tuple[str, str], Bucket] = {}
-        self.violations: list[tuple[int, str]] = []
+        self.filling: list[tuple[int, tuple[str, str]]] = []  # a heap of when buckets are full
+        self.violations: dict[str, list[int]] = {}  # sorted
+        self.oldest: list[tuple[int, str]] = []  # a heap of all violations
 
     @on_thread
     def _update_bucket(self, identifier: str, kind: str, change: BucketChange, now: int) -> RateLimitDecision:
-        bucket, decision = change(self.buckets.get((identifier, kind)))
+        key = (identifier, kind)
+        bucket, decision = change(self.buckets.get(key))
         if bucket is not None:
-            self.buckets[identifier, kind] = bucket
-        full = (key for key, bucket in self.buckets.items() if bucket.full_at <= now)
-        for key in list(islice(full, BUCKETS_PER_CALL)):
-            del self.buckets[key]
+            self.buckets[key] = bucket
+            heappush(self.filling, (bucket.full_at, key))
+        self.clean(now)
         return decision
 
+    def clean(self, now: int) -> None:
+        """Forget a few full buckets and a few violations from more than an hour ago."""
+        for key in pop_before(self.filling, now + 1, ROWS_PER_CALL):
+            if key in self.buckets and self.buckets[key].full_at <= now:  # not used again since
+                del self.buckets[key]
+        for identifier in pop_before(self.oldest, now - VIOLATION_MEMORY_US, ROWS_PER_CALL):
+            self.violations[identifier].pop(0)
+            if not self.violations[identifier]:
+                del self.violations[identifier]
+
     @on_thread
-    def _add_violation(self, identifier: str, at: int, forget_before: int) -> None:
-        self.violations.append((at, identifier))
-        old = (violation for violation in self.violations if violation[0] < forget_before)
-        for violation in list(islice(old, BUCKETS_PER_CALL)):
-            self.violations.remove(violation)
+    def _add_violation(self, identifier: str, now: int) -> None:
+        insort(self.violations.setdefault(identifier, []), now)
+        heappush(self.oldest, (now, identifier))
+        self.clean(now)
 
     @on_thread
     def _count_violations(self, identifier: str, since: int, until: int) -> int:
-        return sum(whose == identifier and since <= at <= until for at, whose in self.violations)
+        times = self.violations.get(identifier, [])
+        return max(0, bisect_right(times, until) - bisect_left(times, since))
 
 
 class AuditLog(AuditLogStore):
-    """Entries by position."""
+    """Entries by position; each call clears away a few that have expired (AUDIT-3)."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
         self.entries: dict[int, AuditDocument] = {}
+        self.oldest: list[tuple[int, int]] = []  # a heap of (at, position)
         self.next_position = 0
 
     @on_thread
     def _append(self, entry: AuditDocument, expired_before: int) -> None:
         self.entries[self.next_position] = entry
+        heappush(self.oldest, (entry.at, self.next_position))
         self.next_position += 1
-        expired = (position for position, entry in self.entries.items() if entry.at < expired_before)
-        for position in list(islice(expired, ENTRIES_PER_CALL)):
+        for position in pop_before(self.oldest, expired_before, ENTRIES_PER_CALL):
             del self.entries[position]
 
     @on_thread
@@ -297,12 +324,10 @@ class AuditLog(AuditLogStore):
 
     @on_thread
     def _scan(self, after: int, until: int, limit: int, since: int) -> list[tuple[int, bytes]]:
-        rows = (
-            (position, entry.body)
-            for position, entry in self.entries.items()
-            if after < position <= until and entry.at >= since
+        rows = ((position, self.entries.get(position)) for position in range(after + 1, until + 1))
+        return list(
+            islice(((position, row.body) for position, row in rows if row and row.at >= since), limit)
         )
-        return list(islice(rows, limit))
 
 
 async def open_store(settings: Settings, clock: Clock) -> AllStores:

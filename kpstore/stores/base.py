@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import perf_counter
@@ -13,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kpstore.clock import Clock, system_clock, to_micros
-from kpstore.errors import ConfigurationError, DataCorruptionError, StoreClosedError
+from kpstore.errors import ConfigurationError, DataCorruptionError, StoreClosedError, ValidationError
 from kpstore.stores import rules
 from kpstore.text import PART, fold, parts
 
@@ -26,7 +28,23 @@ _SLICE_S = 0.0005
 # One page of the longest list that a store reads at a time when it lists everything.
 SCAN_BATCH = 500
 
+# Decoding a body of hundreds of thousands of small containers sets off the garbage collector again and
+# again, which then takes twice as long as the decoding. From this size on it waits until that is done.
+_LARGE_BODY = 64 * 1024
+
 encode = msgspec.json.Encoder().encode
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass(slots=True)
@@ -100,7 +118,10 @@ class Codec(Generic[R]):
     def decode(self, body: bytes) -> R:
         """The record in `body`; a `DataCorruptionError` if there is none."""
         try:
-            return self._decoder.decode(body)
+            if len(body) < _LARGE_BODY:
+                return self._decoder.decode(body)
+            with _collector_paused():
+                return self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeError, TypeError):
             return self._decode_leniently(body)
 
@@ -117,12 +138,12 @@ class Codec(Generic[R]):
     async def decode_all(self, bodies: Iterable[bytes]) -> list[R]:
         """Every record in `bodies`, in order, while the event loop goes on turning."""
         records = []
-        until = perf_counter() + _SLICE_S
+        turn_due = perf_counter() + _SLICE_S
         for body in bodies:
             records.append(self.decode(body))
-            if perf_counter() > until:
+            if perf_counter() > turn_due:
                 await asyncio.sleep(0)
-                until = perf_counter() + _SLICE_S
+                turn_due = perf_counter() + _SLICE_S
         return records
 
 
@@ -147,16 +168,34 @@ async def walk(
         found = await batch(after, until, size)
         if not found:
             return
+        turn_due = perf_counter() + _SLICE_S
         for position, item in found:
             context.check_open()
-            yield item
+            yield item  # which the caller decodes: its time counts too
             after = position
+            if perf_counter() > turn_due:
+                await asyncio.sleep(0)
+                turn_due = perf_counter() + _SLICE_S
+
+
+async def numbered(items: object, field: str) -> AsyncIterator[tuple[int, object]]:
+    """The items of any iterable but a text or a mapping, while the event loop goes on turning."""
+    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+        raise ValidationError(field, "must be a list of records")
+    # A list may change while we wait; a generator may be long: neither is gone through in one go.
+    source = items.copy() if isinstance(items, list) else items
+    turn_due = perf_counter() + _SLICE_S
+    for index, item in enumerate(source):
+        yield index, item
+        if perf_counter() > turn_due:
+            await asyncio.sleep(0)
+            turn_due = perf_counter() + _SLICE_S
 
 
 async def fold_all(texts: Iterable[str]) -> tuple[str, ...]:
     """The folded texts, while the event loop goes on turning."""
     folded = []
-    until = perf_counter() + _SLICE_S
+    turn_due = perf_counter() + _SLICE_S
     for text in texts:
         folded_parts = []
         for part in parts(text):
@@ -164,9 +203,9 @@ async def fold_all(texts: Iterable[str]) -> tuple[str, ...]:
                 folded_parts.append(await asyncio.to_thread(fold, part))
             else:
                 folded_parts.append(fold(part))
-            if perf_counter() > until:
+            if perf_counter() > turn_due:
                 await asyncio.sleep(0)
-                until = perf_counter() + _SLICE_S
+                turn_due = perf_counter() + _SLICE_S
         folded.append("".join(folded_parts))
     return tuple(folded)
 

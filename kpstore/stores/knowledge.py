@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
@@ -10,9 +9,8 @@ from typing import Any, Protocol
 from kpstore.errors import ConfigurationError, ValidationError
 from kpstore.records import Page, ScoredUnit, StoredKnowledgeUnit
 from kpstore.stores import rules
-from kpstore.stores.base import fold_all, sort_quality
+from kpstore.stores.base import fold_all, numbered, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
-from kpstore.stores.skills import as_list
 from kpstore.text import fold
 from kpstore.units import ID_PREFIXES, check_unit
 
@@ -60,11 +58,9 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
         """Store all of them or none, as if created one after another; returns how many were given."""
         self._check_open()
         documents = []
-        for index, entry in enumerate(as_list(entries, "entries")):
+        async for index, entry in numbered(entries, "entries"):
             name = f"entries[{index}]"
             documents.append(await self._document(await self._checked(entry, name), name))
-            if index % 8 == 7:
-                await asyncio.sleep(0)
         await self._put(documents)
         return len(documents)
 

@@ -210,6 +210,9 @@ def _copy_json(value: object, field: str, max_bytes: int) -> Generator[None, Non
             raise ValidationError(field, f"must not be nested deeper than {MAX_DEPTH} levels")
         is_object = type(original) is dict
         # Brackets, commas and colons; before the copy, so that a huge container is not copied first.
+        nodes += 1
+        if nodes % _NODES_PER_TURN == 0:
+            yield
         size += 2 + max(0, len(original) - 1) + (len(original) if is_object else 0)
         if size > max_bytes:
             raise too_large(field, max_bytes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 
 from kpstore.errors import ValidationError
 from kpstore.records import Page, StoredSkill
 from kpstore.stores import rules
-from kpstore.stores.base import fold_all, sort_quality
+from kpstore.stores.base import fold_all, numbered, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
 from kpstore.text import fold
 
@@ -36,11 +35,9 @@ class SkillStore(DocumentStore[StoredSkill]):
         """Store all of them or none, as if created one after another; returns how many were given."""
         self._check_open()
         documents = []
-        for index, skill in enumerate(as_list(skills, "skills")):
+        async for index, skill in numbered(skills, "skills"):
             name = f"skills[{index}]"
             documents.append(await self._document(await self._checked(skill, name), name))
-            if index % 8 == 7:
-                await asyncio.sleep(0)
         await self._put(documents)
         return len(documents)
 
@@ -91,6 +88,9 @@ class SkillStore(DocumentStore[StoredSkill]):
             if not isinstance(content, str):
                 raise ValidationError(f"{name}.files.{path}", "must be text")
         tags = await rules.json_value(list(skill.tags), f"{name}.tags", max_bytes)
+        for index, tag in enumerate(tags):
+            if not isinstance(tag, str):
+                raise ValidationError(f"{name}.tags[{index}]", "must be text")
         return StoredSkill(
             id=rules.identifier(skill.id, f"{name}.id"),
             name=self._text(skill.name, f"{name}.name"),
@@ -99,7 +99,7 @@ class SkillStore(DocumentStore[StoredSkill]):
             version=self._optional_text(skill.version, f"{name}.version"),
             author=self._optional_text(skill.author, f"{name}.author"),
             domain=self._optional_text(skill.domain, f"{name}.domain"),
-            tags=rules.texts(tags, f"{name}.tags"),
+            tags=tuple(tags),
             files=files,
             visibility=rules.choice(skill.visibility, f"{name}.visibility", rules.VISIBILITIES),
             quality_score=rules.number(skill.quality_score, f"{name}.quality_score", 0, 1),
@@ -123,10 +123,3 @@ def skill_document(skill: StoredSkill, body: bytes, texts: tuple[str, ...]) -> D
         domain=None if skill.domain is None else fold(skill.domain),
         tags=frozenset(texts[2:]),
     )
-
-
-def as_list(items: object, field: str) -> list[object]:
-    """The items of any iterable but a text or a mapping, as a list of our own."""
-    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
-        raise ValidationError(field, "must be a list of records")
-    return list(items)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from kpstore.backends.sqlite.database import Database
-from kpstore.backends.sqlite.documents import last_position
+from kpstore.backends.sqlite.documents import column_text, last_position
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import ApiKeyRecord
 from kpstore.stores import ApiKeyStore, StoreContext
@@ -92,12 +92,12 @@ class SqliteApiKeyStore(ApiKeyStore):
 def _record(row: Sequence[Any]) -> ApiKeyRecord:
     key_hash, key_prefix, agent_id, scopes, tier, created_at, revoked, revoked_at = row
     return ApiKeyRecord(
-        key_hash=key_hash,
-        key_prefix=key_prefix,
-        agent_id=agent_id,
-        scopes=frozenset(json.loads(scopes)),
-        tier=tier,
+        key_hash=column_text(key_hash),
+        key_prefix=column_text(key_prefix),
+        agent_id=column_text(agent_id),
+        scopes=frozenset(map(column_text, json.loads(scopes))),
+        tier=column_text(tier),
         created_at=from_micros(created_at),
-        revoked=bool(revoked),
+        revoked=bool(int(revoked)),
         revoked_at=None if revoked_at is None else from_micros(revoked_at),
     )

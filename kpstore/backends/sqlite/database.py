@@ -13,6 +13,7 @@ import os
 import random
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,11 @@ _MAX_BATCH = 256
 # connection from this size of the log on; a writer only does it itself when that falls behind.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _OVERFLOW_BYTES = 64 * 1024 * 1024
-_MAGIC = b"SQLite format 3\0"
+_SMALLEST_PAGE_BYTES = 512  # a file is a multiple of it
+# Closing any descriptor of a file drops all locks that the process holds on it (that is how POSIX
+# locks are), those of other handles included; SQLite then loses what is written. So nothing here opens
+# a database but SQLite, and making an empty one is over before another thread can have locked it.
+_creating = threading.Lock()
 
 
 class _Connection(aiosqlite.Connection):
@@ -70,7 +75,8 @@ class Database:
     """
 
     def __init__(self, path: str, synchronous: str, context: StoreContext) -> None:
-        self._path = path
+        # Absolute, since the log is looked at by name, and the program may change its directory.
+        self._path = path if path == MEMORY else os.path.abspath(path)  # noqa: PTH100  # resolves no links
         self._synchronous = synchronous
         self._context = context
         self._pending: list[_Work] = []
@@ -124,6 +130,7 @@ class Database:
                 for connection in (self._reader, self._searcher, self._checkpointer):
                     await connection.close()
                 with self._translated():
+                    await self._writer.run(_erase)
                     await self._writer.run(_empty_log)
         finally:
             await self._writer.close()
@@ -136,6 +143,8 @@ class Database:
         db = self._connect()
         try:
             db.execute("PRAGMA busy_timeout = 0")  # the writer waits in its own way
+            # Before the log is switched on, which writes to the file: it may be another program's.
+            is_ready = _patiently(lambda: _in_snapshot(db, is_current, self._context.location))
             if self._path != MEMORY:
                 mode = _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
                 if mode != "wal":
@@ -143,7 +152,7 @@ class Database:
                         f"{self._context.location}: SQLite cannot use its write-ahead log here ({mode}); "
                         "put the file on a local disk"
                     )
-            if not is_current(db, self._context.location):
+            if not is_ready:
                 _begin(db, monotonic() + BUSY_TIMEOUT_S)
                 with _all_or_nothing(db):
                     bring_up_to_date(db, self._context.location)
@@ -257,8 +266,12 @@ class Database:
 
 def translate(error: sqlite3.Error, location: str) -> KpStoreError:
     """The driver's error as one of ours (clause GEN-6)."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension in the higher bits
-    match code:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None and isinstance(error, sqlite3.OperationalError):  # the driver's own: a text is no UTF-8
+        return DataCorruptionError(
+            f"{location}: a row cannot be read ({error}); restore the file from a copy"
+        )
+    match (code or 0) & 0xFF:  # without the extension in the higher bits
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return BackendUnavailableError(
                 f"{location}: busy: another process held its lock for over {BUSY_TIMEOUT_S:g} s; try again"
@@ -345,11 +358,37 @@ def _in_snapshot(db: sqlite3.Connection, function: Callable[..., T], *arguments:
     try:
         return function(db, *arguments)
     finally:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # SQLite may have ended it itself, after an error
+            db.execute("ROLLBACK")
 
 
 def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
     db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+
+def _erase(db: sqlite3.Connection) -> None:
+    """Leave nothing in the file of what was deleted or replaced (clause SQL-6).
+
+    SQLite's `secure_delete` does not do it alone: where it splits or merges
+    pages, it moves cells and leaves copies in the free part of the old ones. Only
+    `VACUUM` is sure; it takes half a second for 100 MB, and so it runs when
+    something has gone since the last time, and by the last handle to close.
+    """
+    if db.execute("SELECT owed FROM erasure").fetchone() == (0,):
+        return
+    try:
+        db.execute("PRAGMA journal_mode = DELETE")  # which needs the file for oneself
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return
+        raise
+    db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA temp_store = FILE")  # the copy that VACUUM makes may not fit into memory
+    # 2 is "at it": still owed if this ends half-way, and another process's deletion makes it 1 again.
+    db.execute("UPDATE erasure SET owed = 2")
+    db.execute("VACUUM")
+    db.execute("UPDATE erasure SET owed = 0 WHERE owed = 2")
 
 
 def _empty_log(db: sqlite3.Connection) -> None:
@@ -367,29 +406,46 @@ def _log_size(path: str) -> int:
 
 def _prepare_file(path: Path) -> None:
     """Make the file, for its owner alone, and the folders above it, unless they are there (clause SQL-4)."""
-    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    missing = [folder for folder in path.parents if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(None, "is not a file") from None
+        folder.chmod(0o700)  # mkdir leaves out what the umask says
+    with _creating:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileExistsError:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(None, "is not a file") from None
+            return
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
 
 
 def _check_header(path: Path, location: str) -> None:
     """Refuse what is no database, or a newer one, before SQLite gets to change anything (SQL-2, SQL-5)."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header:
+    has_log = _log_size(str(path)) > 0
+    size = path.stat().st_size
+    if size == 0:
+        if has_log:
+            raise DataCorruptionError(
+                f"{location}: is empty, but its log is not; the files were left as they are: "
+                "restore them from a copy"
+            )
         return
-    if len(header) < 100 or not header.startswith(_MAGIC):
-        raise DataCorruptionError(f"{location}: is not a SQLite database; it was left as it is")
-    check_version(int.from_bytes(header[60:64], "big", signed=True), location)
-    if _log_size(str(path)) > 0:
-        # The log may hold a newer header. Opened read-only, the file is not changed by looking.
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
-        try:
-            check_version(db.execute("PRAGMA user_version").fetchone()[0], location)
-        finally:
-            db.close()
+    # Opened as immutable, the file gets no lock, no log and no other companion.
+    check_version(_user_version(path, "immutable=1"), location)
+    if has_log:  # which may hold a newer header; opened read-only, it stays as it is
+        check_version(_user_version(path, "mode=ro"), location)
+    elif size % _SMALLEST_PAGE_BYTES and not Path(f"{path}-journal").exists():
+        raise DataCorruptionError(f"{location}: is cut off in the middle of a page; restore it from a copy")
+
+
+def _user_version(path: Path, options: str) -> int:
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?{options}", uri=True, timeout=BUSY_TIMEOUT_S)
+    try:
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
+        return version
+    finally:
+        db.close()

@@ -32,6 +32,15 @@ def text_column(value: str | None) -> str | bytes | None:
     return value
 
 
+def column_text(value: object) -> str:
+    """The text that `text_column` made; a `ValueError` for what is none."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogatepass")
+    if not isinstance(value, str):
+        raise ValueError(f"a {type(value).__name__} where a text should be")  # noqa: TRY004  # as the decoding's
+    return value
+
+
 def texts_column(texts: Iterable[str]) -> bytes:
     """The folded texts of a document in one value; `instr` on bytes finds a query in it exactly."""
     return _SEPARATOR.join(text.encode("utf-8", "surrogatepass") for text in texts)
@@ -72,7 +81,7 @@ class SqliteDocuments(DocumentStore[R]):
             f"INSERT INTO {cls.table} ({', '.join(names)}) VALUES ({', '.join(marks)})"
             f" ON CONFLICT (id) DO UPDATE SET {updates} RETURNING position",
             (
-                document.id,
+                text_column(document.id),
                 document.body,
                 document.quality,
                 texts_column(document.texts),

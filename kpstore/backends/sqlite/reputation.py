@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from kpstore.backends.sqlite.database import Database
-from kpstore.backends.sqlite.documents import last_position
+from kpstore.backends.sqlite.documents import column_text, last_position
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
@@ -139,7 +139,13 @@ class SqliteReputationStore(ReputationStore):
                 values,
             )
             return [
-                ValidationVote(validator, target, unit, bool(valid), from_micros(at))
+                ValidationVote(
+                    column_text(validator),
+                    column_text(target),
+                    column_text(unit),
+                    bool(int(valid)),
+                    from_micros(at),
+                )
                 for validator, target, unit, valid, at in rows
             ]
 
@@ -163,7 +169,7 @@ def _standing(row: Sequence[Any]) -> Standing:
 def _record(db: sqlite3.Connection, row: Sequence[Any]) -> ReputationRecord:
     standing = _standing(row)
     return ReputationRecord(
-        agent_id=row[1],
+        agent_id=column_text(row[1]),
         score=standing.score,
         contributions=standing.contributions,
         validations=standing.validations,
@@ -183,4 +189,4 @@ def _entries(db: sqlite3.Connection, agent: int, offset: int, limit: int) -> lis
         " ORDER BY number",
         (agent, offset, min(offset + limit, 2**63 - 1)),
     )
-    return [HistoryEntry(from_micros(at), float(delta), reason) for at, delta, reason in rows]
+    return [HistoryEntry(from_micros(at), float(delta), column_text(reason)) for at, delta, reason in rows]

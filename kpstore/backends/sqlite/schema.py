@@ -97,6 +97,16 @@ TABLES = {
         body TEXT NOT NULL
     """,
 }
+# One row: 1 where something was deleted or replaced since the file was last cleaned of what went (SQL-6).
+ERASURE = "owed INTEGER NOT NULL"
+# What goes from these leaves traces of somebody's data; the other tables only ever grow.
+ERASED_BY = {
+    "skills": ("DELETE", "UPDATE"),
+    "knowledge_units": ("DELETE", "UPDATE"),
+    "rate_limits": ("DELETE",),
+    "rate_limit_violations": ("DELETE",),
+    "audit_log": ("DELETE",),
+}
 WITHOUT_ROWID = {"skill_tags", "reputation_history", "rate_limits"}
 INDEXES = {
     "skills_by_quality": "skills (quality DESC)",
@@ -133,11 +143,16 @@ def is_current(db: sqlite3.Connection, location: str) -> bool:
     """Whether the file needs no work; errors if it is none that this version may work on."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     check_version(version, location)
-    if version != VERSION:
-        return False
     application = db.execute("PRAGMA application_id").fetchone()[0]
+    if version != VERSION:
+        is_used = db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+        if application not in (0, APPLICATION_ID) or (is_used and not is_typescript_registry(db, location)):
+            raise DataCorruptionError(
+                f"{location}: is another program's database; it was left as it is: choose another path"
+            )
+        return False
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    missing = sorted(set(TABLES) - tables)
+    missing = sorted({*TABLES, "erasure"} - tables)
     if application != APPLICATION_ID or missing:
         raise DataCorruptionError(
             f"{location}: is marked as schema {version} but is not a kpstore database"
@@ -152,6 +167,7 @@ def bring_up_to_date(db: sqlite3.Connection, location: str) -> None:
         return
     if is_typescript_registry(db, location):
         upgrade_typescript_registry(db, create_tables)
+        db.execute("UPDATE erasure SET owed = 1")  # the registry left what it deleted where it was
     else:
         create_tables(db)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -165,3 +181,11 @@ def create_tables(db: sqlite3.Connection) -> None:
         db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}){options}")
     for name, columns in INDEXES.items():
         db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {columns}")
+    db.execute(f"CREATE TABLE IF NOT EXISTS erasure ({ERASURE})")
+    db.execute("INSERT INTO erasure (owed) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM erasure)")
+    for table, events in ERASED_BY.items():
+        for event in events:
+            db.execute(
+                f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()}_owes AFTER {event} ON {table}"
+                " WHEN (SELECT owed FROM erasure) <> 1 BEGIN UPDATE erasure SET owed = 1; END"
+            )

@@ -4,7 +4,9 @@ import ast
 import asyncio
 import doctest
 import io
+import os
 import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterable
@@ -21,11 +23,13 @@ from kpstore_conformance.scenario.matchers import MATCHERS
 from kpstore_conformance.scenario.steps import GIVEN, MODIFIERS, STEPS
 from kpstore_conformance.scenario.values import CONSTRUCTORS
 
+from kpstore import __version__
+
 TOP = Path(__file__).parents[2]
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/**/*.md"), *TOP.glob("examples/**/*.md")])
 REFERENCE = TOP / "docs/scenario-format.md"
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r'^```(\w*)(?: title="([^"\n]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -34,7 +38,7 @@ def name(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [text for found, text in FENCE.findall(page.read_text("utf-8")) if found == language]
+    return [text for found, _, text in FENCE.findall(page.read_text("utf-8")) if found == language]
 
 
 def anchors(page: Path) -> set[str]:
@@ -57,7 +61,7 @@ SCENARIO_FILES = [
     pytest.param(text, id=f"{name(page)}-{number}")
     for page in PAGES
     for number, text in enumerate(blocks(page, "yaml"))
-    if re.search(r"^format: 1$", text, re.MULTILINE)
+    if re.search(r"^format: 1$", text, re.MULTILINE) and "REP-99" not in text  # that one shows mistakes
 ]
 
 
@@ -99,7 +103,7 @@ def test_the_reference_names_every_word_of_the_format(words: Iterable[str]) -> N
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_clauses_that_are_named_exist(page: Path) -> None:
     groups = "|".join({clause.split("-")[0] for clause in CLAUSES})
-    named = set(re.findall(rf"\b(?:{groups})-\d+\b", page.read_text("utf-8")))
+    named = set(re.findall(rf"\b(?:{groups})-\d+\b", FENCE.sub("", page.read_text("utf-8"))))
     assert named <= CLAUSES.keys()
 
 
@@ -138,3 +142,54 @@ def test_a_prompt_answers_as_shown(page: Path, tmp_path: Path, monkeypatch: pyte
             assert doctest.OutputChecker().check_output(shown, came, doctest.ELLIPSIS), (example.source, came)
 
     asyncio.run(session())
+
+
+HOME = "/home/ada/tutorial"
+
+
+def replayed(page: Path, folder: Path) -> str:
+    """The page with its files written to a folder and its commands run there, and what they print now."""
+
+    def replay(fence: re.Match[str]) -> str:
+        language, title, text = fence.groups()
+        if title:
+            file = folder / title
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, "utf-8")
+        if language != "console":
+            return fence[0]
+        commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        shown = "".join(f"$ {command}\n{shell(command, folder)}" for command in commands)
+        return f"```console\n{shown}```"
+
+    return FENCE.sub(replay, page.read_text("utf-8"))
+
+
+def shell(command: str, folder: Path) -> str:
+    """What a command prints in this environment, without what differs from run to run."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("KP_", "PYTEST_"))}
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env=clean | {"PATH": path, "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    text = done.stdout.replace(str(folder), HOME).replace(f"conformance {__version__}", "conformance 0.1.0")
+    text = re.sub(r"(?m)^(  time +)[\d.]+ s$", r"\g<1>0.1 s", text)
+    return re.sub(r"(?m) +$", "", text)
+
+
+@pytest.mark.parametrize("page", [TOP / "docs/write-a-scenario.md"], ids=name)
+def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
+    """`KP_UPDATE_DOCS=1` writes what they print into the page instead."""
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios/probation.yaml").touch()
+    came = replayed(page, tmp_path)
+    if os.environ.get("KP_UPDATE_DOCS"):
+        page.write_text(came, "utf-8")
+    assert came.splitlines() == page.read_text("utf-8").splitlines()

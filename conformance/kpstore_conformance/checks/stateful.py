@@ -503,16 +503,19 @@ async def _reproduces(search: Search, file: Path) -> str:
     return "" if result.outcome == "failed" else f"run as a scenario, it {result.outcome}"
 
 
-def write_counterexample(search: Search, finding: Finding, name: str) -> tuple[Path, str]:
+def write_counterexample(search: Search, finding: Finding, name: str) -> tuple[Path | None, str]:
     """The scenario file of a finding, and why it does not show the failure (empty where it does)."""
-    text = scenario_text(
-        finding.start,
-        finding.steps,
-        finding.expected,
-        failing=finding.failing,
-        title=_title(finding),
-        why=redact(" · ".join(" ".join(problem.split()) for problem in finding.problems[:3]))[:500],
-    )
+    try:
+        text = scenario_text(
+            finding.start,
+            finding.steps,
+            finding.expected,
+            failing=finding.failing,
+            title=_title(finding),
+            why=redact(" · ".join(" ".join(problem.split()) for problem in finding.problems[:3]))[:500],
+        )
+    except RecursionError:
+        return None, "nested too deeply to be written as a scenario"
     folder = Path(os.environ.get("KP_STATEFUL_OUT") or "counterexamples")
     folder.mkdir(parents=True, exist_ok=True)
     backend = "".join(c if c.isalnum() else "_" for c in search.adapter.spec)
@@ -546,7 +549,7 @@ def search(machine: type[StoresMachine], state: Search, chosen: Profile, name: s
         "",
         f"after {len(finding.steps)} steps, the last of which is {_title(finding).split(' ')[0]};"
         f" history {state.played}, KP_STATEFUL_SEED={number}",
-        f"counterexample: {file.resolve()}" + (f" ({unlike})" if unlike else ""),
+        f"counterexample: {file.resolve() if file else 'none'}" + (f" ({unlike})" if unlike else ""),
     ]
     raise Disagreement(redact("\n".join(lines)))
 

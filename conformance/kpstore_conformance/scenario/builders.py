@@ -222,9 +222,7 @@ def _entry(node: MapNode, scope: Scope) -> Value:
     values = _values(MapNode(node.line, node.column, node.last_line, own), scope, "entry", keys)
     for key, only in (("description", "ToolCallPattern"), ("steps", "ReasoningTrace")):
         if key in values and type_name != only:
-            scope.report(
-                node.key(key), f"`{key}` is a short-hand of {only}, and this is a {type_name}; use `unit`"
-            )
+            scope.report(node.key(key), f"`{key}` is a short-hand of {only}, not of {type_name}; use `unit`")
     document = None
     if document_node is not None:
         for key in ("unit", "type", *_SHORT_HANDS):

@@ -361,16 +361,16 @@ class _Loader:
 
     def _clock(self, node: Node | None) -> datetime:
         default = datetime.fromisoformat(DEFAULT_CLOCK)
-        text = DEFAULT_CLOCK if node is None else self._scope.text(node, "clock")
+        text = None if node is None else self._scope.text(node, "clock")
+        if node is None or text is None:
+            return default
         try:
-            if text is not None and (text == "now" or text[:1] in "+-"):
-                raise ValueError(
-                    f"the clock starts at an instant such as `{DEFAULT_CLOCK}`, not at `{clip(text, 40)}`"
-                )
-            return parse_time(text, default) if text is not None else default
-        except ValueError as error:
-            assert node is not None
-            self._scope.report(node, str(error))
+            if text == "now" or text[:1] in ("+", "-"):
+                raise ValueError(text)
+            return parse_time(text, default)
+        except ValueError:
+            what = f"the clock starts at an instant with its zone, such as `{DEFAULT_CLOCK}`"
+            self._scope.report(node, f"{what}, not at `{clip(text, 40)}`")
             return default
 
     def _rows(self, found: Mapping[str, Node]) -> list[_Row]:

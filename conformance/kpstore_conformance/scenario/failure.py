@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpstore_conformance.scenario.matchers import Mismatch
-from kpstore_conformance.scenario.show import clip, redact
+from kpstore_conformance.scenario.show import clip, counted, redact
 from kpstore_conformance.scenario.yaml_nodes import Node
 
 __all__ = ["Before", "Failure"]
@@ -106,5 +106,5 @@ def _diff(mismatches: Sequence[Mismatch]) -> list[str]:
             f"    +     came: {mismatch.came}",
         ]
     if len(mismatches) > SHOWN_MISMATCHES:
-        shown.append(f"  … and {len(mismatches) - SHOWN_MISMATCHES:,} more differences")
+        shown.append(f"  … and {counted(len(mismatches) - SHOWN_MISMATCHES, 'more difference')}")
     return shown

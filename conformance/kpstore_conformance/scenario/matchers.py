@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kpstore_conformance.scenario.scope import CaseError, Context, Scope, describe, nearest
-from kpstore_conformance.scenario.show import clip, quote, redact, short, view
+from kpstore_conformance.scenario.show import clip, counted, quote, redact, short, view
 from kpstore_conformance.scenario.values import (
     CONSTRUCTORS,
     Constant,
@@ -58,12 +58,13 @@ class Mismatch:
 
 
 class Matcher(ABC):
-    """An expectation, compiled."""
+    """An expectation, compiled. `node` is what a failure points at, `whole` the mapping that it stands in."""
 
-    __slots__ = ("node",)
+    __slots__ = ("node", "whole")
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.whole = node
 
     @abstractmethod
     def match(self, actual: Any, context: Context, path: str) -> list[Mismatch]:
@@ -71,7 +72,7 @@ class Matcher(ABC):
 
     def told(self, context: Context) -> str:
         """The expectation on one line: as it is written, unless it has a value."""
-        return short(plain(self.node), 120)
+        return short(plain(self.whole), 120)
 
     def differs(self, path: str, expected: str, actual: object) -> list[Mismatch]:
         """One mismatch at this matcher."""
@@ -133,7 +134,10 @@ def compile_matcher(node: Node, scope: Scope) -> Matcher:
         else:
             known = [*MATCHERS, *CONSTRUCTORS]
             scope.report(key, f"unknown matcher `{clip(key.value, 40)}`{nearest(key.value, known)}")
-    return parts[0] if len(parts) == 1 else _AllOf(node, parts)
+    if len(parts) != 1:
+        return _AllOf(node, parts)
+    parts[0].whole = node
+    return parts[0]
 
 
 def _sub(path: str, key: object) -> str:
@@ -194,7 +198,7 @@ def _differences(expected: Any, actual: Any, path: str, node: Node, *, exact: bo
         found = []
         for index, (left, right) in enumerate(zip(expected, actual, strict=False)):
             found += _differences(left, right, _sub(path, index), node, exact=exact)
-        return found + _length_mismatch(expected, actual, path, node)
+        return found + _length_mismatch(expected, actual, path, node, short)
     if isinstance(expected, str) and isinstance(actual, str):
         return [] if expected == actual else [_text_mismatch(expected, actual, path, node)]
     same = _same_exactly(expected, actual) if exact else _same_scalar(expected, actual)
@@ -206,15 +210,18 @@ def _differences(expected: Any, actual: Any, path: str, node: Node, *, exact: bo
     return [Mismatch(path, left, right, node)]
 
 
-def _length_mismatch(expected: Sequence[Any], actual: Sequence[Any], path: str, node: Node) -> list[Mismatch]:
+def _length_mismatch(
+    expected: Sequence[Any], actual: Sequence[Any], path: str, node: Node, tell: Callable[[Any], str]
+) -> list[Mismatch]:
+    """Tells the first element too many or missing; `tell` says what is expected there."""
     if len(expected) == len(actual):
         return []
+    wanted, came = counted(len(expected), "item"), counted(len(actual), "item")
     if len(actual) > len(expected):
-        extra = f"; the first too many is {short(actual[len(expected)], 120)}"
-        return [Mismatch(path, f"{len(expected)} items", f"{len(actual)} items{extra}", node)]
-    missing = expected[len(actual)]
-    shown = "" if isinstance(missing, Matcher) else f"; the first missing is {short(missing, 120)}"
-    return [Mismatch(path, f"{len(expected)} items{shown}", f"{len(actual)} items", node)]
+        came = f"{came}; the first too many is {short(actual[len(expected)], 120)}"
+    else:
+        wanted = f"{wanted}; the first missing is {tell(expected[len(actual)])}"
+    return [Mismatch(path, wanted, came, node)]
 
 
 def _same_exactly(expected: Any, actual: Any) -> bool:
@@ -289,7 +296,7 @@ class _ListMatcher(Matcher):
         found: list[Mismatch] = []
         for index, (item, value) in enumerate(zip(items, actual, strict=False)):
             found += item.match(value, context, _sub(path, index))
-        return found + _length_mismatch(items, actual, path, self.node)
+        return found + _length_mismatch(items, actual, path, self.node, lambda item: item.told(context))
 
 
 class _Numbered(Matcher):
@@ -430,7 +437,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@_matcher("$type", "a value of this type", {"enum": list(_TYPES)})
+@_matcher("$type", "a value of this type", {"enum": [*_TYPES, None]})
 def _type(node: Node, scope: Scope) -> Matcher | None:
     # An unquoted `null` is YAML's null, and plainly meant.
     null = isinstance(node, ScalarNode) and node.value is None
@@ -790,7 +797,7 @@ def _unique(node: Node, scope: Scope) -> Matcher | None:
         return (
             None
             if twice is None
-            else f"no two alike, but {redact(clip(twice, 80))} is there {counts[twice]} times"
+            else f"no two alike, but {redact(clip(twice, 80))} is there {counted(counts[twice], 'time')}"
         )
 
     return _Check(node, check, what="a list")

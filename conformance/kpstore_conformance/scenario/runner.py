@@ -18,7 +18,7 @@ from kpstore_conformance.scenario.document import Case
 from kpstore_conformance.scenario.failure import Before, Failure
 from kpstore_conformance.scenario.matchers import ABSENT, CANCELLED, Matcher, Mismatch
 from kpstore_conformance.scenario.scope import CaseError, Context
-from kpstore_conformance.scenario.show import clip, redact, short, snapshot, view
+from kpstore_conformance.scenario.show import clip, counted, redact, short, snapshot, view
 from kpstore_conformance.scenario.steps import (
     AdvanceStep,
     CallStep,
@@ -332,7 +332,7 @@ class _Run:
         assert step.many is not None
         for start in range(0, len(records), GIVEN_BATCH):
             await self._given_call(step, {step.many: records[start : start + GIVEN_BATCH]})
-        self._note(step, _Text(f"{len(records):,} records"))
+        self._note(step, _Text(counted(len(records), "record")))
 
     async def _given_call(self, step: GivenStep, arguments: Mapping[str, Any]) -> object:
         store = getattr(self._handle("main"), step.method.store)
@@ -438,7 +438,7 @@ class _Run:
             if len(items) == after:
                 await self._steps(step.during_steps)
         if after is not None and len(items) < after:
-            what = f"`during` never came: the scan gave {len(items)} items, and it was to run after {after}"
+            what = f"`during` never came: it was to run after item {after}, and the scan gave {len(items)}"
             raise _Stop("failed", what, step.node)
         return items
 
@@ -480,9 +480,7 @@ class _Run:
     def _all_completed(self, step: ConcurrentlyStep, results: Sequence[object]) -> None:
         raised = [result for result in results if isinstance(result, BaseException)]
         if raised:
-            what = (
-                f"{len(raised)} of {len(results)} concurrent calls raised; the first {_described(raised[0])}"
-            )
+            what = f"{len(raised)} of {len(results)} concurrent calls raised, first {_described(raised[0])}"
             notes = () if isinstance(raised[0], kpstore.KpStoreError) else _frames(raised[0])
             raise _Stop("failed", what, step.node, notes=notes)
 
@@ -541,10 +539,9 @@ class _Run:
             value = snapshot(result)
             if save.path:
                 try:
-                    value = walk(value, save.path, "save")
+                    value = walk(value, save.path, f"save: {save.name}")
                 except CaseError as error:
-                    what = f"cannot save `{save.name}`: {error.message}"
-                    raise _Stop("failed", what, save.node) from None
+                    raise _Stop("failed", error.message, save.node) from None
             self._context.variables[save.name] = value
 
     def _place(self) -> Node:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any
 
-__all__ = ["clip", "quote", "redact", "short", "snapshot", "view"]
+__all__ = ["clip", "counted", "quote", "redact", "short", "snapshot", "view"]
 
 # The prefix of a key (`kp_` and 8 digits) is public; more digits than that are part of the secret.
 _KEY = re.compile(r"kp_[0-9a-f]{9,}", re.IGNORECASE)
@@ -92,6 +92,11 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def clip(text: str, room: int) -> str:
     """The text cut to `room` characters."""
     return text if len(text) <= room else text[: room - 1] + "…"
@@ -136,7 +141,7 @@ def _short(value: object, items: int, depth: int) -> str:
             return f"{open_}… {len(inner)} items{close}"
         parts = [_short(item, items, depth - 1) for item in inner[:items]]
         return open_ + ", ".join(parts + _more(len(inner) - items)) + close
-    return redact(clip(repr(value), 80))
+    return redact(clip(re.sub(r" at 0x[0-9a-f]+", "", repr(value)), 80))
 
 
 def _key(key: object) -> str:

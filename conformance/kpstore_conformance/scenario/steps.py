@@ -562,7 +562,8 @@ def _inspect(node: MapNode, argument: Node, modifiers: Mapping[str, Node], scope
     sql = raw = None
     parameters: list[Value] = []
     if found is not None:
-        if ("sql" in found) == ("raw" in found):
+        misspelt = not found and isinstance(argument, MapNode) and argument.entries
+        if ("sql" in found) == ("raw" in found) and not misspelt:
             scope.report(argument, "inspect needs either `sql` or `raw`")
         if "sql" in found:
             scope.implied.add("inspector.sql")

@@ -211,7 +211,7 @@ def parse_path(text: str) -> list[str | int] | None:
 
 def walk(value: Any, parts: Sequence[str | int], whole: str) -> Any:
     """The part of a value that a path leads to; a `CaseError` says how far it led."""
-    for index, part in enumerate(parts):
+    for part in parts:
         try:
             if isinstance(part, int) or isinstance(value, Mapping):
                 value = value[part]
@@ -221,8 +221,7 @@ def walk(value: Any, parts: Sequence[str | int], whole: str) -> Any:
                 raise KeyError(part)
         except (KeyError, IndexError, TypeError, AttributeError):
             name = f"[{part}]" if isinstance(part, int) else part
-            led = f"part {index + 1} of the path"
-            raise CaseError(f"`{whole}`: there is no `{name}` ({led}) in {short(value, 120)}") from None
+            raise CaseError(f"`{whole}`: there is no `{name}` in {short(value, 120)}") from None
     return value
 
 

@@ -115,6 +115,8 @@ def parse(data: bytes, file: Path, report: Callable[[Problem], None]) -> Node | 
         return None
     try:
         root = _compose(text)
+        if root is not None:
+            return _Converter(file, report).convert(root)
     except yaml.reader.ReaderError as error:
         before_text = text[: error.position]
         line, column = before_text.count("\n") + 1, len(before_text.rpartition("\n")[2]) + 1
@@ -138,10 +140,8 @@ def parse(data: bytes, file: Path, report: Callable[[Problem], None]) -> Node | 
             )
         )
         return None
-    if root is None:
-        report(Problem(file, 1, 1, "the file is empty"))
-        return None
-    return _Converter(file, report).convert(root)
+    report(Problem(file, 1, 1, "the file is empty"))
+    return None
 
 
 def _compose(text: str) -> yaml.Node | None:

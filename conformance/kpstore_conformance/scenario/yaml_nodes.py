@@ -210,11 +210,10 @@ class _Converter:
                 self._problem(key_node, "a key must be a scalar")
             elif key.value == "<<" and not key_node.style:
                 self._problem(key_node, "merge keys (`<<`) are not allowed: write the keys out")
-            elif (first := seen.setdefault((type(key.value), key.value), key.line)) != key.line or any(
-                other.value == key.value and type(other.value) is type(key.value) for other, _ in entries
-            ):
-                self._problem(key_node, f"duplicate key {key.value!r}, first on line {first}")
+            elif (identity := (type(key.value), key.value)) in seen:
+                self._problem(key_node, f"duplicate key {key.value!r}, first on line {seen[identity]}")
             else:
+                seen[identity] = key.line
                 entries.append((key, value))
         return MapNode(*_until(place, node, [part for entry in entries for part in entry]), entries)
 

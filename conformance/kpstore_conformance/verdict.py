@@ -329,7 +329,7 @@ def render(
     row("level", str(verdict.level), **({"bold": True} if verdict.level.granted else {"yellow": True}))
     row("declares", ", ".join(_declared(verdict)) or "no capability")
     row("cases", _counts(verdict))
-    row("not applicable", *(f"{count} {reason}" for reason, count in verdict.not_applicable()))
+    row("not applicable", *(f"{count} × {reason}" for reason, count in verdict.not_applicable()))
     row("clauses", *_wrap([_group(verdict, group) for group in _groups()], width - 17))
     row("gaps", *_gaps(verdict), yellow=True)
     row("unproven", *_unproven(verdict), yellow=True)

@@ -392,7 +392,7 @@ async def process_audit(lab: Lab) -> None:
     name="the votes, refusals and keys of four processes are all there exactly once",
 )
 async def process_appends(lab: Lab) -> None:
-    """Four processes record 60 votes, refusals and keys each at once: none is lost, and no prefix comes twice."""
+    """Four processes record 60 votes, refusals and keys each at once: none is lost, no prefix comes twice."""
     stores = await lab.open()
     told = await in_processes(lab, "append", [{"who": who, "count": 60} for who in range(_PROCESSES)])
     votes = [each.validator_id for each in await stores.reputation.get_votes("unit")]

@@ -149,7 +149,7 @@ async def batches_are_atomic(lab: Lab) -> None:
     """
     handles = await _handles(lab, 2)
     writer, reader = handles[0], handles[-1]
-    size = 60
+    size = 300
     ids = [f"kp:pattern:{n:03d}" for n in range(size)]
 
     def batch(version: int) -> list[Any]:
@@ -163,7 +163,7 @@ async def batches_are_atomic(lab: Lab) -> None:
 
     async def write() -> None:
         nonlocal writing
-        for version in range(1, 25):
+        for version in range(1, 9):
             await writer.knowledge.create_many(batch(version))
         writing = False
 

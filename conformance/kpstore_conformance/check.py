@@ -23,7 +23,7 @@ from kpstore import AllStores, Clock, ManualClock, Settings
 from kpstore_conformance.scenario import CLAUSES
 from kpstore_conformance.target import CaseTarget
 
-__all__ = ["DEFAULT_TIMEOUT_S", "REQUIREMENTS", "Check", "Lab", "check", "discover_checks", "module_checks"]
+__all__ = ["DEFAULT_TIMEOUT_S", "REQUIREMENTS", "Check", "Lab", "check", "check_modules", "module_checks"]
 
 REQUIREMENTS = frozenset(
     {"durable", "multi_process", "vector_search", "controllable_clock", "inspector.sql", "inspector.raw"}
@@ -161,16 +161,19 @@ def check(
     return declare
 
 
-def module_checks(module_name: str) -> list[Check]:
-    """The checks that a module declares, in the order written."""
-    module = importlib.import_module(module_name)
+_PACKAGE = "kpstore_conformance.checks"
+
+
+def check_modules() -> list[str]:
+    """The names of the check modules; those that begin with `_` are helpers of the others."""
+    package = importlib.import_module(_PACKAGE)
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def module_checks(name: str) -> list[Check]:
+    """The checks that the check module of that name declares, in the order written."""
+    module = importlib.import_module(f"{_PACKAGE}.{name}")
     return sorted(
         (found for found in vars(module).values() if isinstance(found, Check)), key=lambda c: c.line
     )
-
-
-def discover_checks() -> list[Check]:
-    """Every check of every module in `kpstore_conformance.checks`, by module, in the order written."""
-    package = importlib.import_module("kpstore_conformance.checks")
-    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
-    return [one for name in names for one in module_checks(f"{package.__name__}.{name}")]

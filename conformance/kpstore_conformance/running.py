@@ -145,7 +145,7 @@ class ConformanceRun:
                 return _WholeSuite.from_parent(parent, path=file_path, name="", run=self)
             return None
         if file_path.parent == checks_folder():
-            if file_path.suffix == ".py" and file_path.name != "__init__.py":
+            if file_path.suffix == ".py" and not file_path.name.startswith("_"):
                 return _CheckModule.from_parent(parent, path=file_path, run=self)
             return None
         if file_path.suffix not in (".yaml", ".yml"):
@@ -372,10 +372,8 @@ class _WholeSuite(_RunNode):
     def collect(self) -> Iterator[pytest.Collector]:
         for path, root in self.run.suite.scenario_paths():
             yield _ScenarioFileNode.from_parent(self, path=path, root=root, run=self.run)
-        if self.run.suite.packaged:
-            for path in sorted(checks_folder().glob("*.py")):
-                if path.name != "__init__.py":
-                    yield _CheckModule.from_parent(self, path=path, run=self.run)
+        for name in self.run.suite.check_modules():
+            yield _CheckModule.from_parent(self, path=checks_folder() / f"{name}.py", run=self.run)
 
 
 class _ScenarioFileNode(_RunNode):
@@ -399,7 +397,7 @@ class _CheckModule(_RunNode):
     """One module of checks."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        found = module_checks(f"kpstore_conformance.checks.{self.path.stem}")
+        found = module_checks(self.path.stem)
         return self._items(SuiteCase.of_check(check) for check in found)
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from kpstore_conformance.check import Check, discover_checks
+from kpstore_conformance.check import Check, check_modules, module_checks
 from kpstore_conformance.scenario import (
     CLAUSES,
     Case,
@@ -224,11 +224,19 @@ class Suite:
         return cases
 
     def readable_cases(self) -> tuple[list[SuiteCase], list[Problem]]:
-        """The cases of the files that can be read, and the problems of those that cannot."""
+        """The cases of what can be read, scenario files and check modules, and the problems of the rest."""
         cases, problems = self.readable_scenarios()
-        if self.packaged:
-            cases.extend(SuiteCase.of_check(check) for check in discover_checks())
+        for name in self.check_modules():
+            try:
+                cases.extend(SuiteCase.of_check(check) for check in module_checks(name))
+            except Exception as error:
+                place = checks_folder() / f"{name}.py"
+                problems.append(Problem(place, 1, 1, f"cannot be imported: {type(error).__name__}: {error}"))
         return cases, problems
+
+    def check_modules(self) -> list[str]:
+        """The names of the check modules that are part of it."""
+        return check_modules() if self.packaged else []
 
     def readable_scenarios(self) -> tuple[list[SuiteCase], list[Problem]]:
         """The same without the checks, whose modules are not imported."""

@@ -84,11 +84,12 @@ def workplace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def small_package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for the packaged scenarios: these tests are not about their thousands of cases."""
+    """Stands for the packaged scenarios and checks: these tests are not about their thousands of cases."""
     folder = tmp_path_factory.mktemp("package") / "scenarios"
     folder.mkdir()
     (folder / "packaged.yaml").write_text(SCENARIOS.replace("small", "packaged"), "utf-8")
     monkeypatch.setattr(suite, "packaged_scenarios", lambda: folder)
+    monkeypatch.setattr(suite, "check_modules", lambda: ["public_api"])
     return folder
 
 

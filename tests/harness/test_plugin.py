@@ -262,6 +262,21 @@ def test_checks_are_items_too(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*public_api.py::create_store has the contract's parameters PASSED*"])
 
 
+def test_a_check_module_that_cannot_be_imported_fails_a_whole_run(
+    pytester: pytest.Pytester, small_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kpstore_conformance import suite
+
+    monkeypatch.setattr(suite, "check_modules", lambda: ["no_such_module"])
+    result = run(pytester, small_package, "--backend", "memory")
+    result.assert_outcomes(passed=3, skipped=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*problems*no_such_module.py:1:1: cannot be imported: ModuleNotFoundError: *"]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 # ---- bad usage
 
 

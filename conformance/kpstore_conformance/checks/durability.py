@@ -1,9 +1,9 @@
 """What was acknowledged is there after a close, and after a SIGKILL at any moment; nothing is there in part.
 
-A process writes to all six stores from ten tasks at once, each of which does one write at a time and notes in
-a file what was acknowledged, right after the await returned. It is killed at a random moment. Then each task's
-data must be what its acknowledged writes make of it, or what those and its next one make of it; and what
-earlier rounds left must be as it was. `KP_DURABILITY_ROUNDS` (8) sets how often in a row it is killed.
+A process writes to all six stores from ten tasks at once, each of which does one write at a time and notes
+in a file what was acknowledged, right after the await returned. It is killed at a random moment. Then each
+task's data must be what its acknowledged writes make of it, or what those and its next one make of it; and
+what earlier rounds left must be as it was. `KP_DURABILITY_ROUNDS` (8) sets how often in a row it is killed.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from kpstore_conformance.checks.sqlite_support import IS_HEAVY, opened, path_of,
 
 # Bodies from some bytes to far beyond a page of the database, which takes 4,096.
 SIZES = [10, 60, 200, 450, 900, 1900, 3900, 4100, 9000, 40_000]
+TAGS = 24  # the more entries an index has, the more of them SQLite moves about
 ROUNDS = 20 if IS_HEAVY else 2
 
 _MARKER = re.compile(rb"mk[0-9a-f]{22}", re.IGNORECASE)
@@ -73,14 +74,14 @@ async def _documents(stores: AllStores, markers: Markers, count: int) -> None:
     units: dict[str, list[str]] = {}
 
     def new_skill(id: str) -> tuple[list[str], StoredSkill]:
-        made = [markers.new() for _ in range(5)]
+        made = [markers.new() for _ in range(4 + TAGS)]
         return made, skill(
             id,
             name=made[0],
             description=made[1].upper() + " É",  # is stored twice: as given, and folded
             content=markers.body(made[2]),
             domain=made[3],
-            tags=(made[4], f"{made[4]}-2"),
+            tags=tuple(made[4:]),
             files={f"{made[0]}.md": made[1]},
             quality_score=rng.random(),
         )

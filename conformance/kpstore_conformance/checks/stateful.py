@@ -41,12 +41,13 @@ from kpstore_conformance.history import (
     StorePlayer,
     Unplayable,
     disagreement,
+    unlike,
 )
 from kpstore_conformance.scenario import ScenarioFileError, load_file, run_case
 from kpstore_conformance.scenario.show import redact
-from kpstore_conformance.target import BackendAdapter, CaseTarget
+from kpstore_conformance.target import BackendAdapter, CaseTarget, probe
 
-__all__ = ["PROFILES", "Profile", "Search", "StoresMachine", "profile", "search"]
+__all__ = ["PROFILES", "Profile", "Search", "StoresMachine", "profile", "run_search", "search"]
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,18 @@ class Search:
         adapter: how to get stores of the backend.
         capabilities: what the backend declares.
         runner: the loop that all histories run on.
+        reference: another backend that answers instead of the model; `capabilities` are what both declare.
     """
 
-    def __init__(self, adapter: BackendAdapter, capabilities: frozenset[str], runner: asyncio.Runner) -> None:
+    def __init__(
+        self,
+        adapter: BackendAdapter,
+        capabilities: frozenset[str],
+        runner: asyncio.Runner,
+        reference: BackendAdapter | None = None,
+    ) -> None:
         self.adapter = adapter
+        self.reference = reference
         self.capabilities = capabilities
         self.runner = runner
         self.stop = threading.Event()
@@ -155,14 +164,39 @@ class Search:
             raise _GiveUpError
 
 
+class _Side:
+    """Stores of one backend in one history, opened at its first step."""
+
+    def __init__(self, adapter: BackendAdapter, start: datetime) -> None:
+        self._adapter = adapter
+        self._clock = ManualClock(start)
+        self._target: CaseTarget | None = None
+        self._player: StorePlayer | None = None
+
+    async def perform(self, step: Step) -> list[Observation]:
+        if self._player is None:
+            # Not before: Hypothesis breaks off many a history at its first draw.
+            target = self._target = CaseTarget(self._adapter)
+            self._player = StorePlayer(lambda: target.open(self._clock), self._clock)
+            await self._player.start()
+        return await self._player.perform(step)
+
+    async def end(self) -> None:
+        try:
+            if self._player is not None:
+                await self._player.stop()
+        finally:
+            if self._target is not None:
+                await self._target.dispose()
+
+
 class Trial:
     """One history: each step is played on the model and on stores of its own, and compared."""
 
     def __init__(self, search: Search, start: datetime) -> None:
         self._search = search
-        self._clock = ManualClock(start)
-        self._target: CaseTarget | None = None
-        self._stores: StorePlayer | None = None
+        self._stores = _Side(search.adapter, start)
+        self._reference = None if search.reference is None else _Side(search.reference, start)
         self.start = start
         self.player = Player(start, search.capabilities)
         self.steps: list[Step] = []
@@ -178,33 +212,21 @@ class Trial:
     def try_step(self, step: Step) -> Finding | None:
         """Play one step; the finding, where the stores answer wrongly."""
         expected = self.player.perform(step)
+        came = self._search.runner.run(self._stores.perform(step))
+        if self._reference is None:
+            found = disagreement(expected, came)
+        else:
+            model, expected = expected, self._search.runner.run(self._reference.perform(step))
+            found = unlike(model, expected, came)
         self.steps.append(step)
         self.expected.append(expected)
-        came = self._search.runner.run(self._perform(step))
-        found = disagreement(expected, came)
-        if found is None:
-            return None
-        return Finding(self.start, list(self.steps), list(self.expected), *found)
-
-    async def _perform(self, step: Step) -> list[Observation]:
-        if self._stores is None:
-            # Not before: Hypothesis breaks off many a history at its first draw.
-            target = self._target = CaseTarget(self._search.adapter)
-            self._stores = StorePlayer(lambda: target.open(self._clock), self._clock)
-            await self._stores.start()
-        return await self._stores.perform(step)
+        return None if found is None else Finding(self.start, list(self.steps), list(self.expected), *found)
 
     def end(self) -> None:
         """Close and remove the data."""
-        if self._target is not None:
-            self._search.runner.run(self._end(self._target))
-
-    async def _end(self, target: CaseTarget) -> None:
-        try:
-            if self._stores is not None:
-                await self._stores.stop()
-        finally:
-            await target.dispose()
+        for side in (self._stores, self._reference):
+            if side is not None:
+                self._search.runner.run(side.end())
 
 
 READ_ALL: dict[str, tuple[Call, ...]] = {
@@ -554,19 +576,32 @@ def search(machine: type[StoresMachine], state: Search, chosen: Profile, name: s
     raise Disagreement(redact("\n".join(lines)))
 
 
-async def _check(lab: Lab, machine: type[StoresMachine], name: str) -> None:
+async def run_search(
+    lab: Lab,
+    machine: type[StoresMachine],
+    name: str,
+    chosen: Profile,
+    reference: BackendAdapter | None = None,
+) -> None:
+    """Search on the backend of `lab`, on a thread of its own, since Hypothesis knows no `await`.
+
+    Raises:
+        Disagreement: as `search`.
+    """
     stores = await lab.open()
     capabilities = frozenset(str(one) for one in stores.capabilities)
     await stores.close()
+    if reference is not None:
+        capabilities &= (await probe(reference)).capabilities
     adapter = lab._target.adapter
     searching: list[Search] = []
 
     def run() -> None:
         with asyncio.Runner() as runner:
-            state = Search(adapter, capabilities, runner)
+            state = Search(adapter, capabilities, runner, reference)
             searching.append(state)
             try:
-                search(machine, state, profile(), name)
+                search(machine, state, chosen, name)
             except _GiveUpError:
                 return
 
@@ -593,7 +628,7 @@ def _clauses(store: str, count: int) -> tuple[str, ...]:
 )
 async def skills(lab: Lab) -> None:
     """Whatever is stored, replaced, deleted and sought, skills answer as a list in memory would."""
-    await _check(lab, SkillsMachine, "skills")
+    await run_search(lab, SkillsMachine, "skills", profile())
 
 
 @check(
@@ -604,7 +639,7 @@ async def skills(lab: Lab) -> None:
 )
 async def knowledge(lab: Lab) -> None:
     """Whatever is stored, replaced, deleted and sought, units answer as a list in memory would."""
-    await _check(lab, KnowledgeMachine, "knowledge")
+    await run_search(lab, KnowledgeMachine, "knowledge", profile())
 
 
 @check(
@@ -615,7 +650,7 @@ async def knowledge(lab: Lab) -> None:
 )
 async def reputation(lab: Lab) -> None:
     """Scores, counts, histories, votes and the right to vote are what the sum of all calls makes them."""
-    await _check(lab, ReputationMachine, "reputation")
+    await run_search(lab, ReputationMachine, "reputation", profile())
 
 
 @check(
@@ -626,7 +661,7 @@ async def reputation(lab: Lab) -> None:
 )
 async def api_keys(lab: Lab) -> None:
     """A key verifies from its creation to its revocation, and nothing else ever does."""
-    await _check(lab, ApiKeysMachine, "api_keys")
+    await run_search(lab, ApiKeysMachine, "api_keys", profile())
 
 
 @check(
@@ -637,7 +672,7 @@ async def api_keys(lab: Lab) -> None:
 )
 async def rate_limit(lab: Lab) -> None:
     """Decisions and counts are those of exact fractions, wherever the clock goes."""
-    await _check(lab, RateLimitMachine, "rate_limit")
+    await run_search(lab, RateLimitMachine, "rate_limit", profile())
 
 
 @check(
@@ -648,7 +683,7 @@ async def rate_limit(lab: Lab) -> None:
 )
 async def audit_log(lab: Lab) -> None:
     """Every entry is there, in order, from its logging to the end of its 90th day."""
-    await _check(lab, AuditLogMachine, "audit_log")
+    await run_search(lab, AuditLogMachine, "audit_log", profile())
 
 
 @check(
@@ -659,4 +694,4 @@ async def audit_log(lab: Lab) -> None:
 )
 async def all_stores(lab: Lab) -> None:
     """The six stores share a clock and a set of data, and nothing else."""
-    await _check(lab, AllStoresMachine, "all")
+    await run_search(lab, AllStoresMachine, "all", profile())

@@ -15,6 +15,9 @@ from kpstore.stores.all_stores import AllStores
 
 ENTRY_POINT_GROUP = "kpstore.backends"
 
+# Looking through all installed packages takes 10 ms, so it is done when a name is not known yet.
+_KNOWN: dict[str, EntryPoint] = {}
+
 OpenStore: TypeAlias = Callable[[Settings, Clock], Awaitable[AllStores]]
 """What a backend is: `async def open_store(settings, clock) -> AllStores`."""
 
@@ -84,12 +87,14 @@ def find_backend(name: str) -> OpenStore:
     name = name.strip()
     if ":" in name:
         return _import_callable(name)
-    known = {point.name.lower(): point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    point = known.get(name.lower())
+    point = _KNOWN.get(name.lower())
+    if point is None:
+        _KNOWN.update((each.name.lower(), each) for each in entry_points(group=ENTRY_POINT_GROUP))
+        point = _KNOWN.get(name.lower())
     if point is None:
         raise ConfigurationError(
             f"KP_STORE_BACKEND={name!r}: no such backend; "
-            f"known: {', '.join(sorted(known))}, or module:callable"
+            f"known: {', '.join(sorted(_KNOWN))}, or module:callable"
         )
     return _load(point)
 

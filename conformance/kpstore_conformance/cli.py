@@ -165,7 +165,6 @@ def _pytest_arguments(options: argparse.Namespace, anchor: Path) -> list[str]:
         f"-c{anchor}",
         f"--rootdir={anchor.parent}",
         f"--confcutdir={anchor.parent}",
-        "--noconftest",
         "-pno:cacheprovider",
         "-pkpstore_conformance.plugin",
         "--no-header",

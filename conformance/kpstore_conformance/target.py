@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -201,7 +201,9 @@ class CaseTarget:
         """All variables of a process that opens this case's data by `create_store()`; imports work as
         they do here.
         """
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("KP_")}
+        # Only the adapter says what the settings are; a variable that is the backend's own is passed on.
+        settings = {f"KP_{field.name.upper()}" for field in fields(Settings)}
+        inherited = {key: value for key, value in os.environ.items() if key not in settings}
         inherited["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         return inherited | self.adapter.environment(self.settings)
 

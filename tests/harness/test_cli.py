@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,10 +112,9 @@ def test_the_rerun_command_runs_just_the_case(
     again = next(line for line in done.stdout.splitlines() if "run it again: " in line).partition("again: ")[
         2
     ]
-    import shlex
-
     words = shlex.split(again)
     assert words[:3] == ["kpstore", "conformance", "run"]
+    assert "--no-packaged" in words
     done = command(*words[1:], folder=workplace, check=1)
     assert "1 executed · 0 passed · 1 failed" in done.stdout
 

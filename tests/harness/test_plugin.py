@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from kpstore_conformance import suite
+from kpstore_conformance.check import Lab
+from kpstore_conformance.checks import public_api
+from kpstore_conformance.suite import checks_folder
 
 SKILL_6 = "skills/delete/deleting says whether it was there"
 LIGHT = ("-p", "no:asyncio", "-p", "no:anyio", "-p", "no:hypothesispytest")
@@ -254,19 +261,66 @@ def test_a_refused_file_shows_its_problems_and_no_traceback(
 
 
 def test_checks_are_items_too(pytester: pytest.Pytester) -> None:
-    from kpstore_conformance.suite import checks_folder
-
     file = checks_folder() / "public_api.py"
     alone = ("-c", pytester.makeini("[pytest]"), "-v", "-k", "create_store")
     result = run(pytester, file, "--backend", "memory", *alone)
     result.stdout.fnmatch_lines(["*public_api.py::create_store has the contract's parameters PASSED*"])
 
 
+def test_a_run_leaves_no_files(
+    pytester: pytest.Pytester, small_suite: Path, broken_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pytester.mkdir("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    run(pytester, small_suite, "--backend", broken_backend).assert_outcomes(passed=1, failed=2, skipped=1)
+    assert list(folder.glob("kpstore-*")) == []
+
+
+def test_a_failing_check_shows_its_fact_its_lines_and_no_key(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "kp_" + "0123456789abcdef" * 4
+
+    async def leaky(lab: Lab) -> None:
+        raise AssertionError(f"the log has {key}")
+
+    made = replace(public_api.create_store_has_the_parameters, function=leaky, file=Path(__file__))
+    monkeypatch.setattr(public_api, "create_store_has_the_parameters", made)
+    alone = ("-c", pytester.makeini("[pytest]"), "-k", "create_store", "--report", "out")
+    result = run(pytester, checks_folder() / "public_api.py", "--backend", "memory", *alone)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "checks/public_api/create_store has the contract's parameters",
+            "*create_store(backend=None, ?, settings=None, clock=None)*",
+            "*proves GEN-12, CFG-1 · *test_plugin.py:*",
+            "*test_plugin.py*in leaky",
+            "*AssertionError: the log has kp_????????…",
+            "run it again: kpstore conformance run --backend memory --case *",
+            "*✗ checks/public_api/create_store has the contract's parameters · GEN-12 CFG-1",
+        ]
+    )
+    assert key not in result.stdout.str()
+    assert key not in (pytester.path / "out" / "conformance.json").read_text("utf-8")
+    # What called the check is of no interest.
+    result.stdout.no_fnmatch_line("*check.py*in run*")
+
+
+def test_a_case_that_hangs_is_an_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hanging(lab: Lab) -> None:
+        await asyncio.sleep(3600)
+
+    made = replace(public_api.create_store_has_the_parameters, function=hanging, timeout_s=0.05)
+    monkeypatch.setattr(public_api, "create_store_has_the_parameters", made)
+    alone = ("-c", pytester.makeini("[pytest]"), "-k", "create_store")
+    result = run(pytester, checks_folder() / "public_api.py", "--backend", "memory", *alone)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no end after 0.05 s"])
+
+
 def test_a_check_module_that_cannot_be_imported_fails_a_whole_run(
     pytester: pytest.Pytester, small_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kpstore_conformance import suite
-
     monkeypatch.setattr(suite, "check_modules", lambda: ["no_such_module"])
     result = run(pytester, small_package, "--backend", "memory")
     result.assert_outcomes(passed=3, skipped=1)

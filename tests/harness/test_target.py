@@ -210,6 +210,21 @@ def test_settings_of_the_environment_hold_but_for_the_place(
     assert Path(settings.sqlite_path).parent == tmp_path
 
 
+def test_only_the_adapter_says_what_the_settings_of_a_process_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(BackendAdapter):
+        def environment(self, settings: Settings) -> dict[str, str]:
+            return {"KP_STORE_BACKEND": self.spec}
+
+    monkeypatch.setenv("KP_SQLITE_PATH", "/elsewhere.db")
+    monkeypatch.setenv("KP_REDIS_URL", "redis://somewhere")
+    target = CaseTarget(Silent("mine:open"))
+    environment = target.environment()
+    assert environment["KP_STORE_BACKEND"] == "mine:open"
+    assert environment["KP_REDIS_URL"] == "redis://somewhere"
+    assert "KP_SQLITE_PATH" not in environment
+    asyncio.run(target.dispose())
+
+
 def test_another_process_opens_the_data_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KP_QDRANT_URL", "http://elsewhere:1")
     program = (

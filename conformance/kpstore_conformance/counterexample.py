@@ -70,7 +70,8 @@ METHOD_CLAUSES: dict[str, tuple[str, ...]] = {
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_/.-]*\Z")
 _RESERVED = frozenset({"null", "true", "false"})
-_LONG = 200
+_LONG = 200  # characters of a text, beyond which it is said by `$repeat`
+_DEEP = 20  # levels, beyond which a value is said by `$nested`
 _SKILL_DEFAULTS: dict[str, Any] = {
     "version": None,
     "author": None,
@@ -343,6 +344,8 @@ def _is_plain(value: Any) -> bool:
         return True
     if type(value) is str:
         return len(value) <= _LONG
+    if _nesting(value) > _DEEP:
+        return False
     if type(value) is list:
         return all(map(_is_plain, value))
     return type(value) is dict and all(_is_plain(key) and _is_plain(item) for key, item in value.items())
@@ -366,7 +369,7 @@ def _value(value: Any, *, literal: bool = False) -> str:
         return f'{{$bytes: "{value.hex()}"}}'
     if type(value) is list:
         depth = _nesting(value)
-        if depth > 20:
+        if depth > _DEEP and not literal:
             return f"{{$nested: {{depth: {depth}, kind: list}}}}"
         return _flow_list([_value(item, literal=literal) for item in value])
     if type(value) is tuple:
@@ -380,7 +383,7 @@ def _value(value: Any, *, literal: bool = False) -> str:
 
 def _mapping(value: Mapping[Any, Any], *, literal: bool) -> str:
     depth = _nesting(value)
-    if depth > 20:
+    if depth > _DEEP and not literal:
         return f"{{$nested: {{depth: {depth}, kind: mapping}}}}"
     special = any(isinstance(key, str) and key.startswith("$") for key in value)
     if special and not literal:

@@ -23,6 +23,7 @@ __all__ = [
     "Call",
     "Close",
     "Move",
+    "Names",
     "Observation",
     "Open",
     "Player",
@@ -34,9 +35,12 @@ __all__ = [
     "Step",
     "StorePlayer",
     "Symbol",
+    "Unplayable",
     "compare",
     "differences",
     "disagreement",
+    "raised",
+    "unlike",
 ]
 
 ANSWER_WITHIN_S = 30.0
@@ -163,7 +167,7 @@ class Bounds:
     versions: dict[Any, list[Any]]
 
 
-class _Names:
+class Names:
     """Symbols for what one subject made up, in the order in which it did."""
 
     def __init__(self) -> None:
@@ -194,6 +198,7 @@ class _Names:
                 self._known[result.id] = Symbol(f"id of entry {self._entries}")
 
     def symbolic(self, value: Any) -> Any:
+        """The value with its symbols in place of the texts that they stand for."""
         if isinstance(value, NewApiKey):
             raw = self._known.get(value.raw_key, value.raw_key)
             return NewApiKey(raw, self.symbolic(value.record))
@@ -224,7 +229,7 @@ def _is_uuid(text: object) -> bool:
 
 
 class Unplayable(Exception):  # noqa: N818 - a history that a removed step has made meaningless
-    """A step refers to what was never saved, or to a handle that was never opened."""
+    """A step refers to what was never saved or opened, or goes where the contract leaves room."""
 
 
 def _resolved(value: Any, saved: Mapping[str, Any]) -> Any:
@@ -251,7 +256,7 @@ class Player:
         self._known_handles = {"main"}
         self._capabilities = capabilities
         self._saved: dict[str, Any] = {}
-        self._names = _Names()
+        self._names = Names()
 
     def perform(self, step: Step) -> list[Observation]:
         """One observation per call made; none for a move."""
@@ -261,10 +266,11 @@ class Player:
             if step.changes:
                 return self._scan_during(step)
             return [self._call(step) for _ in range(step.times)]
-        if isinstance(step, SetClock):
-            self.model.set_clock(step.to)
-        elif isinstance(step, Advance):
-            self.model.set_clock(self.model.now + step.by)
+        if isinstance(step, (SetClock, Advance)):
+            to = step.to if isinstance(step, SetClock) else self.model.now + step.by
+            if to < self.model.earliest():
+                raise Unplayable("the clock goes back to where the contract leaves open what is there")
+            self.model.set_clock(to)
         elif isinstance(step, Close):
             if step.handle not in self._known_handles:
                 raise Unplayable(step.handle)
@@ -339,7 +345,7 @@ class StorePlayer:
         self._clock = clock
         self._handles: dict[str, AllStores] = {}
         self._saved: dict[str, Any] = {}
-        self._names = _Names()
+        self._names = Names()
 
     async def start(self) -> None:
         """Open the handle `main`."""
@@ -360,7 +366,7 @@ class StorePlayer:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._move(step)
         except Exception as error:
-            return [_raised(error)]
+            return [raised(error)]
         return []
 
     async def _move(self, step: Move) -> None:
@@ -384,7 +390,7 @@ class StorePlayer:
                 else:
                     result = await method(**arguments)
         except Exception as error:
-            return _raised(error)
+            return raised(error)
         return self._returned(call, arguments, result)
 
     def _returned(self, call: Call, arguments: dict[str, Any], result: Any) -> Observation:
@@ -411,11 +417,12 @@ class StorePlayer:
                         for change in call.changes:
                             observed += await self.perform(change)
         except Exception as error:
-            return [_raised(error), *observed]
+            return [raised(error), *observed]
         return [Returned(self._names.symbolic(items)), *observed]
 
 
-def _raised(error: Exception) -> Raised:
+def raised(error: Exception) -> Raised:
+    """The observation of an error; what is no error of kpstore's comes with its traceback."""
     name = type(error).__name__
     if isinstance(error, KpStoreError):
         paths = frozenset({str(error.field)}) if hasattr(error, "field") else frozenset[str]()
@@ -539,9 +546,9 @@ def _show_result(value: Any) -> str:
     return "what was stored" if isinstance(value, Bounds) else _show(value)
 
 
-def _show_error(raised: Raised) -> str:
-    paths = f" for {' or '.join(sorted(raised.paths))}" if raised.paths else ""
-    return f"{raised.error}{paths}"
+def _show_error(error: Raised) -> str:
+    paths = f" for {' or '.join(sorted(error.paths))}" if error.paths else ""
+    return f"{error.error}{paths}"
 
 
 def disagreement(
@@ -560,3 +567,23 @@ def disagreement(
         )
         return index, [f"must succeed, but raised {text}"]
     return None
+
+
+def unlike(
+    expected: Sequence[Observation], one: Sequence[Observation], other: Sequence[Observation]
+) -> tuple[int, list[str]] | None:
+    """As `disagreement`, of what one backend gave with what another did, where `expected` is the model's.
+
+    Which of several wrong fields an error names may differ, and so may what a scan gives during changes,
+    within the model's bounds.
+    """
+    reference: list[Observation] = []
+    for index, observed in enumerate(one):
+        model = expected[index] if index < len(expected) else None
+        if isinstance(observed, Raised):
+            reference.append(Raised(observed.error, text=observed.text))
+        elif isinstance(model, Returned) and isinstance(model.value, Bounds):
+            reference.append(model)
+        else:
+            reference.append(observed)
+    return disagreement(reference, other)

@@ -55,6 +55,7 @@ AUDIT_LIFE = timedelta(days=90)
 VIOLATION_LIFE = timedelta(hours=1)
 VOTING_AGE = timedelta(days=30)
 HISTORY_SHOWN = 50
+TICK = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -200,8 +201,11 @@ def _json(value: Any, path: str, depth: int = 1) -> Iterator[str]:
     elif type(value) in (int, float):
         if not _is_number(value):
             yield path
-    elif type(value) not in (dict, list) or depth > MAX_DEPTH:
+    elif type(value) not in (dict, list):
         yield path
+    elif depth > MAX_DEPTH:
+        # No one part is to blame, and the path of the deepest would be as deep.
+        yield re.split(r"[.\[]", path, maxsplit=1)[0]
     elif type(value) is list:
         for index, item in enumerate(value):
             yield from _json(item, f"{path}[{index}]", depth + 1)
@@ -475,7 +479,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _seconds(duration: timedelta) -> Fraction:
-    return Fraction(duration // timedelta(microseconds=1), 10**6)
+    return Fraction(duration // TICK, 10**6)
 
 
 # --- the stores ------------------------------------------------------------------------------------
@@ -983,6 +987,7 @@ class Model:
         """
         lives = [(entry.timestamp, AUDIT_LIFE) for entry in self.audit_log.entries]
         lives += [(moment, VIOLATION_LIFE) for _, moment in self.rate_limit.violations]
-        lives += [(bucket.since, bucket.full_after()) for bucket in self.rate_limit.buckets.values()]
-        expired = [moment + life for moment, life in lives if self.latest - moment > life]
-        return max(expired) + timedelta(microseconds=1) if expired else datetime.min.replace(tzinfo=UTC)
+        gone = [moment + life + TICK for moment, life in lives if self.latest - moment > life]
+        full = [bucket.since + bucket.full_after() for bucket in self.rate_limit.buckets.values()]
+        gone += [moment for moment in full if self.latest >= moment]
+        return max(gone, default=datetime.min.replace(tzinfo=UTC))

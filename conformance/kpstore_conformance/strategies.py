@@ -887,30 +887,35 @@ TIER_NAMES: tuple[str, ...] = (
 )
 
 
+def _bucket(draw: Draw, model: Model) -> tuple[str, str, str]:
+    """Whose bucket, at which tier, for which method: mostly one in use, at its own tier."""
+    buckets = model.rate_limit.buckets
+    if not buckets or _chance(draw, 4):
+        if _chance(draw, 3):
+            return _one(draw, CALLERS), _one(draw, TIER_NAMES), _one(draw, ("GET", "POST"))
+        tier, method = _one(draw, (("free", "POST"), ("anonymous", "GET"), ("pro", "POST"), ("free", "GET")))
+        return "a", tier, method
+    identifier, method = _one(draw, list(buckets))
+    capacity = buckets[identifier, method].capacity
+    own = [tier for tier, limits in LIMITS.items() if limits[method] == capacity]
+    return identifier, own[0] if not _chance(draw, 4) else _one(draw, TIER_NAMES), method
+
+
 @st.composite
 def rate_calls(draw: Draw, model: Model) -> Call:
     """A call of `rate_limit`, or a burst of them."""
-    used = [identifier for identifier, _ in model.rate_limit.buckets]
     struck = [identifier for identifier, _ in model.rate_limit.violations]
     kind = draw(st.integers(0, 15))
-    if kind < 5:
-        identifier = _one(draw, used) if used and not _chance(draw, 3) else _one(draw, CALLERS)
-        arguments: dict[str, Any] = {
-            "identifier": identifier,
-            "tier": _one(draw, TIER_NAMES),
-            "method": _one(draw, ("GET", "POST")),
-        }
-        return Call("rate_limit", "consume", arguments, times=_one(draw, (1, 1, 1, 2, 5, 31)))
     if kind < 9:
-        # To the edge of empty, which only whole bursts reach.
-        tier, method = _one(draw, (("free", "POST"), ("anonymous", "GET"), ("free", "POST"), ("pro", "POST")))
-        identifier = _one(draw, used) if used and not _chance(draw, 3) else "a"
-        bucket = model.rate_limit.buckets.get((identifier, method))
-        left = LIMITS[tier][method] if bucket is None else int(bucket.tokens)
-        arguments = {"identifier": identifier, "tier": tier, "method": method}
-        return Call(
-            "rate_limit", "consume", arguments, times=max(1, min(left, 200) + _one(draw, (1, 0, -1, 2)))
-        )
+        identifier, tier, method = _bucket(draw, model)
+        arguments: dict[str, Any] = {"identifier": identifier, "tier": tier, "method": method}
+        times = _one(draw, (1, 1, 1, 2, 5))
+        if kind < 3:
+            # To the edge of empty, which only whole bursts reach.
+            bucket = model.rate_limit.buckets.get((identifier, method))
+            left = LIMITS.get(tier, LIMITS["anonymous"])[method] if bucket is None else int(bucket.tokens)
+            times = max(1, min(left, 200) + _one(draw, (1, 0, -1, 2)))
+        return Call("rate_limit", "consume", arguments, times=times)
     if kind == 9:
         arguments = {"identifier": "a", "tier": "free", "method": "GET"}
         wrong: dict[str, Sequence[Any]] = {
@@ -922,9 +927,9 @@ def rate_calls(draw: Draw, model: Model) -> Call:
         arguments[name] = _one(draw, wrong[name])
         return Call("rate_limit", "consume", arguments)
     if kind < 12:
-        times = _one(draw, (1, 1, 1, 3))
-        return Call("rate_limit", "record_429", {"identifier": _read_id(draw, CALLERS)}, times=times)
-    identifier = _read_id(draw, struck or CALLERS)
+        identifier = _one(draw, ILLEGAL_IDS) if _chance(draw, 12) else _one(draw, ("a", "a", *CALLERS))
+        return Call("rate_limit", "record_429", {"identifier": identifier}, times=_one(draw, (1, 1, 3)))
+    identifier = _one(draw, struck) if struck and not _chance(draw, 5) else _read_id(draw, CALLERS)
     ages = [model.now - moment for owner, moment in model.rate_limit.violations if owner == identifier]
     tick = timedelta(microseconds=_one(draw, (0, 1, -1)))
     windows: list[Any] = [age + tick for age in ages]
@@ -1000,9 +1005,10 @@ def _audit_query(draw: Draw, model: Model) -> dict[str, Any]:
     query: dict[str, Any] = {}
     if flags & 1:
         stored = [entry.agent_id for entry in entries] or ["a"]
-        query["agent_id"] = None if _chance(draw, 10) else _near(draw, _one(draw, stored))[:512]
+        query["agent_id"] = None if _chance(draw, 10) else _near(draw, _one(draw, stored))[:512] or "a"
     if flags & 2:
-        query["action"] = _one(draw, (*ACTIONS, None))
+        # Not the empty text: whether that is an action or no filter is nowhere said.
+        query["action"] = _one(draw, (*filter(None, ACTIONS), None))
     for name, flag in (("since", 4), ("until", 8)):
         if not flags & flag:
             continue
@@ -1020,7 +1026,7 @@ def _audit_query(draw: Draw, model: Model) -> dict[str, Any]:
 # --- the clock, and closed handles -----------------------------------------------------------------
 
 _TICKS = (timedelta(0), timedelta(microseconds=1), timedelta(microseconds=-1))
-_STEPS = (
+_FORWARDS = (
     timedelta(seconds=1),
     timedelta(microseconds=1),
     timedelta(milliseconds=200),
@@ -1033,33 +1039,65 @@ _STEPS = (
     timedelta(days=30),
     timedelta(days=90),
     timedelta(days=91),
+)
+_BACKWARDS = (
     timedelta(microseconds=-1),
     timedelta(seconds=-1),
+    timedelta(milliseconds=-1700),
     timedelta(seconds=-61),
     timedelta(days=-1),
     timedelta(days=-40),
 )
+_NEAR = timedelta(days=200)
+
+_Edge = tuple[datetime, Call]
+
+
+def _edges(model: Model) -> list[list[_Edge]]:
+    """When something that is stored changes its answer, each instant with the call that tells; by kind."""
+    read_log = Call("audit_log", "query", {"limit": 1000})
+    entries = [(entry.timestamp + AUDIT_LIFE, read_log) for entry in model.audit_log.entries]
+    agents = [
+        (agent.first_seen + VOTING_AGE, Call("reputation", "can_vote", {"agent_id": agent.agent_id}))
+        for agent in model.reputation.agents
+    ]
+    violations = []
+    for identifier, moment in model.rate_limit.violations:
+        for age, window in (
+            (VIOLATION_LIFE, timedelta(hours=2)),
+            (timedelta(minutes=1), timedelta(minutes=1)),
+            (timedelta(0), timedelta(hours=1)),
+        ):
+            arguments = {"identifier": identifier, "window": window}
+            violations.append((moment + age, Call("rate_limit", "get_429_count", arguments)))
+    buckets: list[_Edge] = []
+    for (identifier, method), bucket in model.rate_limit.buckets.items():
+        tier = next(name for name, limits in LIMITS.items() if limits[method] == bucket.capacity)
+        arguments = {"identifier": identifier, "tier": tier, "method": method}
+        consume = Call("rate_limit", "consume", arguments)
+        next_token = bucket.full_after(int(bucket.tokens) + 1)
+        # A third of a token leaves a level that no binary fraction says exactly.
+        levels = (bucket.full_after(), next_token, next_token / 3, timedelta(0))
+        buckets += [(bucket.since + after, consume) for after in levels]
+    kinds: list[list[_Edge]] = [entries, agents, violations, buckets]
+    near = [[edge for edge in kind if abs(edge[0] - model.now) < _NEAR] for kind in kinds]
+    return [kind for kind in near if kind]
 
 
 @st.composite
-def clock_moves(draw: Draw, model: Model) -> datetime:
-    """Where to set the clock: to the edge of something stored, or somewhere else; never so far back that what
-    has expired would be young again.
+def clock_moves(draw: Draw, model: Model) -> tuple[datetime, Call | None]:
+    """Where to set the clock, and what to call then: to the edge of something stored, or somewhere else;
+    never so far back that what has expired would be young again.
     """
-    edges: list[datetime] = []
-    edges += [entry.timestamp + AUDIT_LIFE for entry in model.audit_log.entries]
-    edges += [agent.first_seen + VOTING_AGE for agent in model.reputation.agents]
-    edges += [moment + VIOLATION_LIFE for _, moment in model.rate_limit.violations]
-    for bucket in model.rate_limit.buckets.values():
-        edges.append(bucket.since + bucket.full_after())
-        edges.append(bucket.since + bucket.full_after(int(bucket.tokens) + 1))
-        edges.append(bucket.since)
-    edges = [edge for edge in dict.fromkeys(edges) if abs(edge - model.now) < timedelta(days=200)]
-    if edges and draw(_small) < 7:
-        to = _one(draw, edges) + _one(draw, _TICKS)
+    kinds = _edges(model)
+    probe: Call | None = None
+    kind = draw(_small)
+    if kinds and kind < 6:
+        edge, probe = _one(draw, _one(draw, kinds))
+        to = edge + _one(draw, _TICKS)
     else:
-        to = model.now + _one(draw, _STEPS)
-    return max(to, model.earliest())
+        to = model.now + _one(draw, _BACKWARDS if kind > 7 else _FORWARDS)
+    return max(to, model.earliest()), probe
 
 
 @st.composite

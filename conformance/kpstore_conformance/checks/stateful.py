@@ -301,8 +301,11 @@ class StoresMachine(RuleBasedStateMachine):
     @precondition(_may_move)
     @rule(data=st.data())
     def move_clock(self, data: st.DataObject) -> None:
-        """The clock moves, forwards or backwards, mostly to the edge of something."""
-        self.play(SetClock(data.draw(strategies.clock_moves(self.trial.player.model))))
+        """The clock moves, forwards or backwards, mostly to the edge of something that is looked at then."""
+        to, probe = data.draw(strategies.clock_moves(self.trial.player.model))
+        self.play(SetClock(to))
+        if probe is not None:
+            self.play(probe)
 
     @precondition(lambda self: self._may_move() and "durable" in self.search.capabilities)
     @rule(data=st.data())

@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from kpstore import AllStores, KpStoreError
@@ -287,12 +288,15 @@ async def killed_makers(lab: Lab) -> None:
     it: the next one opens it, finds what was acknowledged, and SQLite finds the file in order.
     """
     chance = random.Random()  # noqa: S311
-    for run in range(ROUNDS):
+    database = Path(lab.settings.sqlite_path)
+    for run in range(2 * ROUNDS):
         path = lab.folder / f"acknowledged-{run}"
         async with processes(lab, "late:open_and_write") as (process,):
             tell(process, {"path": str(path), "round_number": run})
-            # Most are killed in the opening; the later ones in the writes or in the closing.
-            await asyncio.sleep(chance.uniform(0, 0.02 if run % 2 == 0 else 0.1))
+            # The importing takes longest; what matters begins when the file is there.
+            await asyncio.to_thread(_appears, database)
+            # Most are killed in the opening; the others in the writes or in the closing.
+            await asyncio.sleep(chance.uniform(0, 0.06 if run % 4 == 0 else 0.015))
             with suppress(ProcessLookupError):  # it may have come to its end
                 process.kill()
             await process.wait()
@@ -303,7 +307,7 @@ async def killed_makers(lab: Lab) -> None:
             assert n == "closed" or f"{run} {n}" in ids, f"the acknowledged skill {run} {n} is not there"
         await _assert_sound(lab, stores)
         await stores.close()
-        for file in lab.folder.glob(f"{Path(lab.settings.sqlite_path).name}*"):
+        for file in database.parent.glob(f"{database.name}*"):
             file.unlink()
 
 

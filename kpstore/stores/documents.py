@@ -67,11 +67,6 @@ class DocumentQuery:
             and (self.text is None or any(self.text in text for text in document.texts))
         )
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether every document matches."""
-        return self == DocumentQuery()
-
 
 class DocumentStore(Store, Generic[R]):
     """The methods that skills and knowledge units share, over the hooks of a backend."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,8 @@ _INLINE = 16
 class _Entry(NamedTuple):
     position: int
     document: Document
+    # All texts in one: no query has a U+0000 (clause GEN-5), so that none matches across two of them.
+    haystack: str
 
 
 def _page_key(entry: _Entry) -> tuple[float, int]:
@@ -69,11 +72,11 @@ class MemoryDocuments(DocumentStore[R]):
     def _store(self, document: Document) -> None:
         old = self._by_id.get(document.id)
         if old is None:
-            entry = _Entry(self._next_position, document)
+            entry = _Entry(self._next_position, document, "\0".join(document.texts))
             self._next_position += 1
         else:
             self._unlink(old)
-            entry = _Entry(old.position, document)
+            entry = _Entry(old.position, document, "\0".join(document.texts))
         self._by_id[document.id] = entry
         self._by_position[entry.position] = entry
         self._by_quality.add(entry)
@@ -114,7 +117,17 @@ class MemoryDocuments(DocumentStore[R]):
             page = ordered[min(offset, end) : min(offset + limit, end)]
             return [entry.document.body for entry in page], end
         candidates = list(islice(ordered, end))
-        found, total = await select(candidates, lambda entry: query.matches(entry.document), offset, limit)
+        rest = replace(query, text=None, min_quality=None)
+        if query.text is None:
+            found, total = await select(candidates, lambda entry: rest.matches(entry.document), offset, limit)
+        else:
+            text, is_rest = query.text, rest != DocumentQuery()
+            found, total = await select(
+                candidates,
+                lambda entry: text in entry.haystack and (not is_rest or rest.matches(entry.document)),
+                offset,
+                limit,
+            )
         return [entry.document.body for entry in found], total
 
     async def _by_agent(self, agent_id: str) -> list[bytes]:

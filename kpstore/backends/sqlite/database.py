@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
+from traceback import clear_frames
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -38,7 +39,6 @@ _MAX_BATCH = 256
 # connection from this size of the log on; a writer only does it itself when that falls behind.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _OVERFLOW_BYTES = 64 * 1024 * 1024
-_SMALLEST_PAGE_BYTES = 512  # a file is a multiple of it
 # Closing any descriptor of a file drops all locks that the process holds on it (that is how POSIX
 # locks are), those of other handles included; SQLite then loses what is written. So nothing here opens
 # a database but SQLite, and making an empty one is over before another thread can have locked it.
@@ -55,7 +55,7 @@ class _Connection(aiosqlite.Connection):
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """`function(connection, *arguments)` on the connection's thread: one hop."""
-        result: T = await self._execute(function, self._conn, *arguments)  # type: ignore[no-untyped-call]
+        result: T = await self._execute(_call, self._conn, function, *arguments)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -301,6 +301,25 @@ def translate(error: sqlite3.Error, location: str) -> KpStoreError:
 # What runs on a connection's thread -----------------------------------------
 
 
+def _call(db: sqlite3.Connection, function: Callable[..., T], *arguments: Any) -> T:
+    with _no_cursor_left():
+        return function(db, *arguments)
+
+
+@contextmanager
+def _no_cursor_left() -> Iterator[None]:
+    """End the statements that an exception's traceback would keep alive in its frames.
+
+    A statement that has not ended holds on to the state of the database that it
+    saw: whatever the connection reads next would be as old as that.
+    """
+    try:
+        yield
+    except BaseException as error:
+        clear_frames(error.__traceback__)
+        raise
+
+
 def _commit(db: sqlite3.Connection, batch: list[_Work]) -> list[Any]:
     """Run the works in one transaction; each one's result, or what it raised."""
     _begin(db, min(work.deadline for work in batch))
@@ -309,7 +328,8 @@ def _commit(db: sqlite3.Connection, batch: list[_Work]) -> list[Any]:
         for work in batch:
             db.execute("SAVEPOINT work")
             try:
-                outcomes.append(work.function(db))
+                with _no_cursor_left():
+                    outcomes.append(work.function(db))
             except Exception as error:
                 if not db.in_transaction:  # SQLite has undone all of it: a full disk, say
                     raise
@@ -356,7 +376,7 @@ def _in_snapshot(db: sqlite3.Connection, function: Callable[..., T], *arguments:
     """Several statements that see one state of the database."""
     db.execute("BEGIN")
     try:
-        return function(db, *arguments)
+        return _call(db, function, *arguments)
     finally:
         if db.in_transaction:  # SQLite may have ended it itself, after an error
             db.execute("ROLLBACK")
@@ -435,17 +455,20 @@ def _check_header(path: Path, location: str) -> None:
             )
         return
     # Opened as immutable, the file gets no lock, no log and no other companion.
-    check_version(_user_version(path, "immutable=1"), location)
+    version, page_bytes = _header(path, "immutable=1")
+    check_version(version, location)
     if has_log:  # which may hold a newer header; opened read-only, it stays as it is
-        check_version(_user_version(path, "mode=ro"), location)
-    elif size % _SMALLEST_PAGE_BYTES and not Path(f"{path}-journal").exists():
+        check_version(_header(path, "mode=ro")[0], location)
+    elif size % page_bytes and not Path(f"{path}-journal").exists():
         raise DataCorruptionError(f"{location}: is cut off in the middle of a page; restore it from a copy")
 
 
-def _user_version(path: Path, options: str) -> int:
+def _header(path: Path, options: str) -> tuple[int, int]:
+    """The file's `user_version`, and how many bytes a page of it has."""
     db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?{options}", uri=True, timeout=BUSY_TIMEOUT_S)
     try:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        return version
+        page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
+        return version, page_bytes
     finally:
         db.close()

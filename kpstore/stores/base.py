@@ -122,7 +122,7 @@ class Codec(Generic[R]):
                 return self._decoder.decode(body)
             with _collector_paused():
                 return self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeError, TypeError):
+        except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
             return self._decode_leniently(body)
 
     def _decode_leniently(self, body: bytes) -> R:

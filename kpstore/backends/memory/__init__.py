@@ -22,8 +22,9 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
 
     async def close() -> None:
         context.closed = True
-        await skills.settle()
-        await knowledge.settle()
+        # A large batch that is still going in ends first.
+        await skills._settle()
+        await knowledge._settle()
 
     return AllStores(
         skills=skills,

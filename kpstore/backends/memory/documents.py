@@ -47,14 +47,14 @@ class MemoryDocuments(DocumentStore[R]):
         self._next_position = 0
         self._bulk: asyncio.Task[None] | None = None
 
-    async def settle(self) -> None:
+    async def _settle(self) -> None:
         """Wait until no large batch is being stored."""
         while self._bulk is not None:
             await asyncio.shield(self._bulk)
 
     async def _put(self, documents: Sequence[Document]) -> None:
         # While a large batch goes in, slice by slice, all other calls wait: none sees a part of it.
-        await self.settle()
+        await self._settle()
         if len(documents) <= _INLINE:
             for document in documents:
                 self._store(document)
@@ -95,12 +95,12 @@ class MemoryDocuments(DocumentStore[R]):
 
     async def _get(self, id: str) -> bytes | None:
         if self._bulk is not None:
-            await self.settle()
+            await self._settle()
         entry = self._by_id.get(id)
         return None if entry is None else entry.document.body
 
     async def _delete(self, id: str) -> bool:
-        await self.settle()
+        await self._settle()
         entry = self._by_id.pop(id, None)
         if entry is None:
             return False
@@ -108,7 +108,7 @@ class MemoryDocuments(DocumentStore[R]):
         return True
 
     async def _search(self, query: DocumentQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
-        await self.settle()
+        await self._settle()
         ordered = self._by_quality
         end = len(ordered)
         if query.min_quality is not None:
@@ -131,16 +131,16 @@ class MemoryDocuments(DocumentStore[R]):
         return [entry.document.body for entry in found], total
 
     async def _by_agent(self, agent_id: str) -> list[bytes]:
-        await self.settle()
+        await self._settle()
         units = self._agents.get(agent_id, {})
         # A unit that changed hands keeps its position, so its place here may be in the middle.
         return [units[position].document.body for position in sorted(units)]
 
     async def _last_position(self) -> int:
-        await self.settle()
+        await self._settle()
         return self._next_position - 1
 
     async def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, bytes]]:
-        await self.settle()
+        await self._settle()
         positions = islice(self._by_position.irange(after, until, inclusive=(False, True)), limit)
         return [(position, self._by_position[position].document.body) for position in positions]

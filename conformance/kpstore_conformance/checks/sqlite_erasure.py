@@ -75,15 +75,18 @@ async def _documents(stores: AllStores, markers: Markers, count: int) -> None:
 
     def new_skill(id: str) -> tuple[list[str], StoredSkill]:
         made = [markers.new() for _ in range(4 + TAGS)]
-        return made, skill(
-            id,
-            name=made[0],
-            description=made[1].upper() + " É",  # is stored twice: as given, and folded
-            content=markers.body(made[2]),
-            domain=made[3],
-            tags=tuple(made[4:]),
-            files={f"{made[0]}.md": made[1]},
-            quality_score=rng.random(),
+        return (
+            made,
+            skill(
+                id,
+                name=made[0],
+                description=made[1].upper() + " É",  # is stored twice: as given, and folded
+                content=markers.body(made[2]),
+                domain=made[3],
+                tags=tuple(made[4:]),
+                files={f"{made[0]}.md": made[1]},
+                quality_score=rng.random(),
+            ),
         )
 
     def new_unit(id: str) -> tuple[list[str], StoredKnowledgeUnit]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import corpus
 import pytest
+from harness.scenario import corpus
 from kpstore_conformance.scenario import Case, ScenarioFileError, load_file
 from kpstore_conformance.scenario.matchers import MATCHERS
 from kpstore_conformance.scenario.steps import GIVEN, MODIFIERS, STEPS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import corpus
 import pytest
+from harness.scenario import corpus
 from kpstore_conformance.scenario.__main__ import main
 
 HERE = corpus.HERE

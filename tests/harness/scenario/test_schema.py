@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import corpus
 import jsonschema
 import pytest
+from harness.scenario import corpus
 from kpstore_conformance.scenario import discover
 from kpstore_conformance.scenario.schema import SCHEMA_FILE, make_schema, schema_text
 from kpstore_conformance.scenario.yaml_nodes import parse, plain

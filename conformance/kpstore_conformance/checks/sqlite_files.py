@@ -85,7 +85,7 @@ asyncio.run(main())
 """
 
 
-@check(clauses=["SQL-4", "MEM-1"], backends=["sqlite"], name="memory is one store per handle and no file")
+@check(clauses=["SQL-4"], backends=["sqlite"], name="memory is one store per handle and no file")
 async def memory_is_one_store_per_handle(lab: Lab) -> None:
     """With the path `:memory:` all stores work, two handles share nothing, nothing is on disk, and neither
     `durable` nor `multi_process` is declared.

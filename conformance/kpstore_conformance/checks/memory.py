@@ -17,7 +17,7 @@ __all__: list[str] = []
 _WATCHED = """
 import asyncio, json, os, sys
 from kpstore import create_store
-from kpstore_conformance.checks._samples import contents, fill
+from kpstore_conformance.checks._samples import contents, fill, pattern, skill
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 ASKING = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "sqlite3.connect"} | {
@@ -47,6 +47,8 @@ async def main():
 
 async def use(stores):
     await fill(stores)
+    await stores.skills.create(skill("single"))
+    await stores.knowledge.create(pattern("single"))
     await contents(stores)
     await stores.skills.search(query="name")
     await stores.skills.delete("s")

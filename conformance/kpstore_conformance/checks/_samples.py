@@ -35,7 +35,9 @@ def skill(id: str, **changes: Any) -> StoredSkill:
     return StoredSkill(**(fields | changes))
 
 
-def pattern(name: str, *, agent_id: str = "author", quality: float = 0.5, **keys: Any) -> StoredKnowledgeUnit:
+def pattern(
+    name: str, /, *, agent_id: str = "author", quality: float = 0.5, **keys: Any
+) -> StoredKnowledgeUnit:
     """A small `ToolCallPattern` with the id `kp:pattern:<name>`; `keys` are added to the unit."""
     id = f"kp:pattern:{name}"
     unit: dict[str, Any] = {
@@ -72,6 +74,11 @@ def vote(unit_id: str, **changes: Any) -> ValidationVote:
     return ValidationVote(**(fields | changes))
 
 
+_CHANGING = frozenset(
+    {"create", "create_many", "delete", "upsert", "record_vote", "revoke", "consume", "record_429", "log"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A public method of a store, and how to call it.
@@ -90,6 +97,11 @@ class Method:
 
     def __str__(self) -> str:
         return f"{self.store}.{self.name}"
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may change what the stores hold."""
+        return self.name in _CHANGING
 
     async def call(self, stores: AllStores, **changes: Any) -> Any:
         """Call it with its valid arguments, some of them changed; an iterator is walked to its end."""
@@ -178,18 +190,14 @@ async def fill(stores: AllStores) -> None:
 
 async def contents(stores: AllStores) -> dict[str, Any]:
     """All that the stores show of their content, part by part, but for the buckets, which show when used."""
-    history: dict[str, object] = {}
-    agents = await stores.reputation.get_all()
-    for agent in agents:
-        history[agent.agent_id] = (await stores.reputation.get_history(agent.agent_id, limit=1000)).data
     return {
         "skills": await gathered(stores.skills.scan()),
         "skills by quality": (await stores.skills.search(limit=1000)).data,
         "knowledge": await gathered(stores.knowledge.scan()),
         "knowledge by quality": (await stores.knowledge.search(limit=1000)).data,
         "knowledge by agent": await stores.knowledge.get_by_agent_id("author"),
-        "reputation": agents,
-        "history": history,
+        "reputation": await stores.reputation.get_all(),
+        "history": (await stores.reputation.get_history("author", limit=1000)).data,
         "leaderboard": (await stores.reputation.get_leaderboard(limit=1000)).data,
         "votes": await stores.reputation.get_votes(),
         "api_keys": await gathered(stores.api_keys.scan()),

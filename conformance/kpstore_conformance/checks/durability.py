@@ -279,6 +279,13 @@ async def survivors(lab: Lab) -> None:
         assert await stores.skills.get_by_id(id) is not None, f"{id!r} is not there"
 
 
+def _appears(file: Path) -> None:
+    """Wait until the file is there."""
+    end = monotonic() + _OPENS_S
+    while not file.exists() and monotonic() < end:
+        sleep(0.0005)
+
+
 @check(
     clauses=["SQL-1", "SQL-2"],
     name="a file is made whole or not at all when its maker is killed",

@@ -9,6 +9,8 @@ A row that today's rules would refuse is copied as it is. What has no place in
 a record, such as a list of tags that is no JSON, is kept beside it: a skill's
 or unit's whole row under the key `original` of its body, another row in the
 table `typescript_rows`.
+An id that another row has already come out with (the registry's may be NULL,
+which equals nothing, or bytes) is made a new one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +32,7 @@ from kpstore.clock import to_micros
 from kpstore.errors import DataCorruptionError
 from kpstore.records import StoredKnowledgeUnit, StoredSkill
 from kpstore.stores.knowledge import unit_document, unit_texts
+from kpstore.stores.rules import INT64_MAX, INT64_MIN
 from kpstore.stores.skills import skill_document, skill_texts
 from kpstore.text import fold
 
@@ -41,6 +45,8 @@ _COLUMNS = {
     "api_keys": {"key_hash", "key_prefix", "agent_id", "scopes", "tier"},
     "rate_limit_violations": {"identifier", "timestamp"},
 }
+# By what a row is found. The registry's may be NULL, which equals nothing, or bytes.
+_KEYS = {"skills": "id", "knowledge_units": "id", "reputation": "agent_id", "api_keys": "key_hash"}
 _OLD = "typescript_"  # what the registry's tables are called while they are copied
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,6 +57,12 @@ class _Row:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
         self.is_exact = True
+        self._instead: dict[str, str] = {}
+
+    def rename(self, name: str, text: str) -> None:
+        """From now on the column's text is this one."""
+        self._instead[name] = text
+        self.is_exact = False
 
     def text(self, name: str) -> str:
         """The column as text."""
@@ -58,6 +70,8 @@ class _Row:
 
     def optional_text(self, name: str) -> str | None:
         """The column as text, or `None` for NULL."""
+        if name in self._instead:
+            return self._instead[name]
         value = self.values.get(name)
         if isinstance(value, bytes):
             self.is_exact = False
@@ -66,17 +80,23 @@ class _Row:
 
     def number(self, value: object) -> float:
         """A number; 0 for anything else."""
-        if isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
+        try:
+            if isinstance(value, int | float) and math.isfinite(value):
+                return float(value)
+        except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
+            pass
         self.is_exact = self.is_exact and value is None
         return 0.0
 
     def integer(self, name: str) -> int:
         """The column as a whole number; 0 for anything else."""
         value = self.values.get(name)
-        if isinstance(value, int):
+        if not isinstance(value, int):
+            value = int(self.number(value))
+        if INT64_MIN <= value <= INT64_MAX:
             return value
-        return int(self.number(value))
+        self.is_exact = False
+        return 0
 
     def moment(self, value: object) -> datetime:
         """A time; one without a zone is in UTC, and 1970 stands for what is no time."""
@@ -151,6 +171,8 @@ def upgrade_typescript_registry(
     try:
         for table in here:
             for row in _rows(db, table):
+                if _is_taken(db, table, row):
+                    row.rename(_KEYS[table], f"{row.text(_KEYS[table])}#{uuid.uuid4()}")
                 _COPY[table](db, row)
                 if not row.is_exact and table not in ("skills", "knowledge_units"):
                     _keep_row(db, table, row)
@@ -159,6 +181,14 @@ def upgrade_typescript_registry(
     for table in here:
         db.execute(f"DROP TABLE {_OLD}{table}")
     db.execute("PRAGMA legacy_alter_table = OFF")
+
+
+def _is_taken(db: sqlite3.Connection, table: str, row: _Row) -> bool:
+    """Whether a row before this one has come out under the same key."""
+    if table not in _KEYS:
+        return False
+    key = text_column(row.text(_KEYS[table]))
+    return db.execute(f"SELECT 1 FROM {table} WHERE {_KEYS[table]} = ?", (key,)).fetchone() is not None
 
 
 def _keep_row(db: sqlite3.Connection, table: str, row: _Row) -> None:
@@ -220,8 +250,11 @@ def _copy_unit(db: sqlite3.Connection, row: _Row) -> None:
         "updated_at": entry.updated_at,
     }
     if is_readable:
-        # The document's own bytes: numbers and escapes stay as they were written.
-        envelope["unit"] = msgspec.Raw(text.encode("utf-8", "surrogateescape"))
+        try:
+            # The document's own bytes: numbers and escapes stay as they were written.
+            envelope["unit"] = msgspec.Raw(text.encode())
+        except UnicodeEncodeError:  # it is no UTF-8
+            envelope["unit"] = unit
     else:  # without a unit the record cannot be read; its row is there for who repairs it
         row.is_exact = False
     texts = tuple(fold(text) for text in unit_texts(entry.unit))
@@ -297,6 +330,8 @@ def _copy_key(db: sqlite3.Connection, row: _Row) -> None:
         row.is_exact = False
         scopes = [scope for scope in scopes if isinstance(scope, str)]
     revoked_at = row.values.get("revoked_at")
+    # Whatever is there beside 0 is meant to revoke.
+    is_revoked = row.integer("revoked") != 0 or row.values.get("revoked") not in (None, 0)
     db.execute(
         "INSERT INTO api_keys (key_hash, key_prefix, agent_id, scopes, tier, created_at, revoked, revoked_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -307,16 +342,20 @@ def _copy_key(db: sqlite3.Connection, row: _Row) -> None:
             json.dumps(sorted(scopes)),
             text_column(row.text("tier")),
             row.micros("created_at"),
-            row.integer("revoked") != 0,
+            is_revoked,
             None if revoked_at is None else row.micros("revoked_at"),
         ),
     )
 
 
 def _copy_violation(db: sqlite3.Connection, row: _Row) -> None:
+    at = row.integer("timestamp") * 1000  # the registry's are in ms
+    if not INT64_MIN <= at <= INT64_MAX:
+        row.is_exact = False
+        at = 0
     db.execute(
         "INSERT INTO rate_limit_violations (identifier, at) VALUES (?, ?)",
-        (text_column(row.text("identifier")), row.integer("timestamp") * 1000),  # the registry's are in ms
+        (text_column(row.text("identifier")), at),
     )
 
 

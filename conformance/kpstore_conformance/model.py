@@ -162,9 +162,8 @@ def _mapping_of(rule: Rule) -> Rule:
             yield path
             return
         for key, item in value.items():
-            if _is_text(key):
-                yield from rule(item, _under(path, key))
-            else:
+            # The keys are data: how a path goes on after one is nowhere said.
+            if not _is_text(key) or any(True for _ in rule(item, path)):
                 yield path
 
     return check
@@ -187,11 +186,6 @@ def _shape(required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = N
     return check
 
 
-def _under(path: str, key: str) -> str:
-    # How a path goes on after an odd key is nowhere said; the path of what holds it is then all we ask for.
-    return f"{path}.{key}" if re.fullmatch(r"[A-Za-z_@][A-Za-z0-9_@]*", key) else path
-
-
 def _json(value: Any, path: str, depth: int = 1) -> Iterator[str]:
     if value is None or type(value) is bool:
         return
@@ -211,9 +205,12 @@ def _json(value: Any, path: str, depth: int = 1) -> Iterator[str]:
             yield from _json(item, f"{path}[{index}]", depth + 1)
     else:
         for key, item in value.items():
-            if _is_text(key):
-                yield from _json(item, _under(path, key), depth + 1)
-            else:
+            if not _is_text(key):
+                yield path
+            elif re.fullmatch(r"[A-Za-z_@][A-Za-z0-9_@]*", key):
+                yield from _json(item, f"{path}.{key}", depth + 1)
+            elif any(True for _ in _json(item, path, depth + 1)):
+                # How a path goes on after an odd key is nowhere said.
                 yield path
 
 

@@ -33,12 +33,12 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "CLOSED_CALLS",
     "HOSTILE",
     "IDS",
     "STARTS",
     "TEXTS",
     "audit_calls",
-    "calls_on_closed",
     "clock_moves",
     "key_calls",
     "knowledge_calls",
@@ -104,6 +104,14 @@ KEYS: tuple[str, ...] = (
     "a.b", "a[0]", "null", "id", "__proto__", "'",
     '"', "%", "\n", "\U0001f600", "metadata", "quality_score",
 )  # fmt: skip
+
+_OPTIONAL = (
+    "agent_id", "framework", "validated_by", "source_skill", "knowledge_graph_delta", "input_schema",
+    "content", "tool", "mcp_server", "input", "output_summary", "latency_ms", "required_tools",
+    "query_template", "input_template", "condition", "validation", "criteria", "conditions",
+    "sla_min", "tool_suggestions",
+)  # fmt: skip
+"""The optional keys of all schemas; elsewhere they are unknown ones."""
 
 _BASE = datetime(2026, 1, 15, 12, tzinfo=UTC)
 MOMENTS: tuple[datetime, ...] = (
@@ -248,25 +256,32 @@ def _batch(draw: Draw) -> dict[str, Any]:
     return _one(draw, ({}, {"batch_size": 1}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 1000}))
 
 
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all parts of a document, but not those of what is nested deeper than any schema goes."""
+    found: list[tuple[Any, ...]] = []
+    if len(path) < 7 and isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            found += [(*path, key), *_places(item, (*path, key))]
+    return found
+
+
 def _hurt(draw: Draw, value: Any) -> Any:
-    """The document with one part of it replaced, removed or added to; it may be good still."""
+    """The document with one part of it replaced, removed or added; it may be good still."""
     value = clone(value)
+    places = _places(value)
+    *above, key = _one(draw, places)
     at = value
-    for _ in range(6):
-        if isinstance(at, dict) and at:
-            key: Any = _one(draw, list(at))
-        elif isinstance(at, list) and at:
-            key = draw(st.integers(0, len(at) - 1))
-        else:
-            break
-        if isinstance(at[key], (dict, list)) and at[key] and not _chance(draw, 4):
-            at = at[key]
-            continue
-        if isinstance(at, dict) and _chance(draw, 3):
-            del at[key]
-        else:
-            at[key] = _one(draw, HOSTILE)
-        break
+    for step in above:
+        at = at[step]
+    kind = draw(_small)
+    if kind < 2 and isinstance(at, dict):
+        del at[key]
+    elif kind < 5 and isinstance(at, dict):
+        # What is optional there, or unknown: `null` is good for neither of them.
+        own = [name for name in _OPTIONAL if name not in at]
+        at[_one(draw, own)] = None if kind < 4 else _one(draw, HOSTILE)
+    else:
+        at[key] = _one(draw, HOSTILE)
     return value
 
 
@@ -671,16 +686,20 @@ def knowledge_calls(draw: Draw, model: Model, vector_search: bool = False) -> Ca
         return call("get_by_id", id=_read_id(draw, known))
     if kind < 14:
         return call("create", entry=_bad_entry(draw, model))
-    if kind == 14:
+    if kind == 14 or (kind == 16 and model.knowledge.records):
         agents = [
             r.unit["metadata"]["agent_id"]
             for r in model.knowledge.records
             if "agent_id" in r.unit["metadata"]
         ]
-        return call("get_by_agent_id", agent_id=_read_id(draw, [*agents, *AGENTS]))
+        wanted = _one(draw, [*agents, *AGENTS])
+        bad = _chance(draw, 12)
+        return call(
+            "get_by_agent_id", agent_id=_one(draw, ILLEGAL_IDS) if bad else _near(draw, wanted) or "a"
+        )
     if kind == 15:
         return call("scan", **_batch(draw))
-    if kind == 16 and not vector_search and _chance(draw, 4):
+    if not known and not vector_search and _chance(draw, 4):
         return call("search_similar", text="a")
     return _scan_during(draw, "knowledge", known, lambda: _unit_change(draw, model, known))
 
@@ -719,6 +738,9 @@ def reputation_calls(draw: Draw, model: Model) -> Call:
     def call(method: str, **arguments: Any) -> Call:
         return Call("reputation", method, arguments, scribble=scribble)
 
+    huge = [agent.agent_id for agent in model.reputation.agents if agent.score > 1e307]
+    if huge and kind == 0:
+        return call("upsert", agent_id=_one(draw, huge), delta=1.797e308, reason="")
     if kind < 5:
         return call(
             "upsert", agent_id=_id(draw, agents), delta=_one(draw, DELTAS), reason=_one(draw, REASONS)
@@ -872,6 +894,9 @@ def _key_text(draw: Draw, saved: Sequence[str], part: str) -> Any:
 
 # --- rate limits -----------------------------------------------------------------------------------
 
+LONGEST_BURST = 60
+"""What empties the small buckets, and does not take a durable store a second."""
+
 CALLERS: tuple[str, ...] = ("a", "A", "a ", "é", "e\u0301", "x" * 512)
 TIER_NAMES: tuple[str, ...] = (
     "anonymous",
@@ -914,7 +939,8 @@ def rate_calls(draw: Draw, model: Model) -> Call:
             # To the edge of empty, which only whole bursts reach.
             bucket = model.rate_limit.buckets.get((identifier, method))
             left = LIMITS.get(tier, LIMITS["anonymous"])[method] if bucket is None else int(bucket.tokens)
-            times = max(1, min(left, 200) + _one(draw, (1, 0, -1, 2)))
+            if left <= LONGEST_BURST:
+                times = max(1, left + _one(draw, (1, 0, -1, 2)))
         return Call("rate_limit", "consume", arguments, times=times)
     if kind == 9:
         arguments = {"identifier": "a", "tier": "free", "method": "GET"}
@@ -1100,25 +1126,52 @@ def clock_moves(draw: Draw, model: Model) -> tuple[datetime, Call | None]:
     return max(to, model.earliest()), probe
 
 
-@st.composite
-def calls_on_closed(draw: Draw) -> Call:
-    """A good call, for a handle that is closed."""
-    return _one(
-        draw,
-        (
-            Call("skills", "get_by_id", {"id": "a"}),
-            Call("skills", "search"),
-            Call("skills", "scan"),
-            Call("knowledge", "delete", {"id": "a"}),
-            Call("knowledge", "get_by_agent_id", {"agent_id": "a"}),
-            Call("reputation", "get_all"),
-            Call("reputation", "upsert", {"agent_id": "a", "delta": 1.0, "reason": "a"}),
-            Call("reputation", "can_vote", {"agent_id": "a"}),
-            Call("api_keys", "verify", {"raw_key": "a"}),
-            Call("api_keys", "create", {"agent_id": "a", "scopes": ["read"], "tier": "free"}),
-            Call("rate_limit", "consume", {"identifier": "a", "tier": "free", "method": "GET"}),
-            Call("rate_limit", "get_429_count", {"identifier": "a", "window": timedelta(minutes=1)}),
-            Call("audit_log", "query"),
-            Call("audit_log", "scan"),
+CLOSED_CALLS: dict[str, tuple[Call, ...]] = {
+    "skills": (
+        Call("skills", "create_many", {"skills": []}),
+        Call("skills", "get_by_id", {"id": "a"}),
+        Call("skills", "search"),
+        Call("skills", "delete", {"id": "a"}),
+        Call("skills", "scan"),
+    ),
+    "knowledge": (
+        Call("knowledge", "create_many", {"entries": []}),
+        Call("knowledge", "get_by_id", {"id": "a"}),
+        Call("knowledge", "search"),
+        Call("knowledge", "delete", {"id": "a"}),
+        Call("knowledge", "get_by_agent_id", {"agent_id": "a"}),
+        Call("knowledge", "scan"),
+    ),
+    "reputation": (
+        Call("reputation", "upsert", {"agent_id": "a", "delta": 1.0, "reason": "a"}),
+        Call("reputation", "get", {"agent_id": "a"}),
+        Call("reputation", "get_history", {"agent_id": "a"}),
+        Call("reputation", "get_leaderboard"),
+        Call("reputation", "get_all"),
+        Call("reputation", "get_votes"),
+        Call("reputation", "can_vote", {"agent_id": "a"}),
+        Call("reputation", "scan"),
+    ),
+    "api_keys": (
+        Call("api_keys", "create", {"agent_id": "a", "scopes": ["read"], "tier": "free"}),
+        Call("api_keys", "verify", {"raw_key": "a"}),
+        Call("api_keys", "revoke", {"key_prefix": "a"}),
+        Call("api_keys", "get_by_agent_id", {"agent_id": "a"}),
+        Call("api_keys", "scan"),
+    ),
+    "rate_limit": (
+        Call("rate_limit", "consume", {"identifier": "a", "tier": "free", "method": "GET"}),
+        Call("rate_limit", "record_429", {"identifier": "a"}),
+        Call("rate_limit", "get_429_count", {"identifier": "a", "window": timedelta(minutes=1)}),
+    ),
+    "audit_log": (
+        Call(
+            "audit_log",
+            "log",
+            {"action": "a", "agent_id": "a", "resource_type": "a", "resource_id": "a", "ip": "a"},
         ),
-    )
+        Call("audit_log", "query"),
+        Call("audit_log", "scan"),
+    ),
+}
+"""Good calls, all of which a closed handle refuses."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kpstore import AllStores, Clock
@@ -22,8 +22,6 @@ from kpstore_conformance.target import adapter_for
 __all__ = ["ScenarioComparison", "compare_scenario"]
 
 STORES = ("skills", "knowledge", "reputation", "api_keys", "rate_limit", "audit_log")
-SHARE_OF_HISTORIES = 0.5
-"""Of those of the model's check: this one plays each twice, and most of it is looked at there already."""
 
 
 @check(
@@ -35,9 +33,7 @@ SHARE_OF_HISTORIES = 0.5
 async def histories(lab: Lab) -> None:
     """Whatever is done, the backend and the reference backend answer alike, step by step."""
     reference = adapter_for(os.environ.get("KP_DIFFERENTIAL_AGAINST") or "memory")
-    chosen = profile()
-    chosen = replace(chosen, histories=max(1, int(chosen.histories * SHARE_OF_HISTORIES)))
-    await run_search(lab, AllStoresMachine, "differential", chosen, reference)
+    await run_search(lab, AllStoresMachine, "differential", profile(), reference)
 
 
 # --- scenarios -------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ __all__ = [
     "TEXTS",
     "audit_calls",
     "clock_moves",
+    "hurt_units",
     "key_calls",
     "knowledge_calls",
     "rate_calls",
@@ -105,13 +106,18 @@ KEYS: tuple[str, ...] = (
     '"', "%", "\n", "\U0001f600", "metadata", "quality_score",
 )  # fmt: skip
 
-_OPTIONAL = (
-    "agent_id", "framework", "validated_by", "source_skill", "knowledge_graph_delta", "input_schema",
-    "content", "tool", "mcp_server", "input", "output_summary", "latency_ms", "required_tools",
-    "query_template", "input_template", "condition", "validation", "criteria", "conditions",
-    "sla_min", "tool_suggestions",
-)  # fmt: skip
-"""The optional keys of all schemas; elsewhere they are unknown ones."""
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "": ("source_skill", "knowledge_graph_delta", "validation"),
+    "metadata": ("agent_id", "framework", "validated_by"),
+    "task": ("input_schema",),
+    "steps": ("content", "tool", "input", "output_summary", "latency_ms"),
+    "tool": ("mcp_server",),
+    "trigger_conditions": ("required_tools",),
+    "tool_sequence": ("condition",),
+    "tools": ("query_template", "input_template"),
+    "decision_tree": ("criteria", "conditions", "tool_suggestions"),
+}
+"""The optional keys of the schemas, by the key under which their object, or the list of them, stands."""
 
 _BASE = datetime(2026, 1, 15, 12, tzinfo=UTC)
 MOMENTS: tuple[datetime, ...] = (
@@ -265,23 +271,34 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-def _hurt(draw: Draw, value: Any) -> Any:
+def _hurt(draw: Draw, unit: dict[str, Any]) -> dict[str, Any]:
     """The document with one part of it replaced, removed or added; it may be good still."""
-    value = clone(value)
-    places = _places(value)
+    unit = clone(unit)
+    places = _places(unit)
+    if _chance(draw, 3):
+        # `null` is good for no optional key, nor is much else.
+        inside = [
+            (path, next((key for key in reversed(path) if isinstance(key, str)), ""))
+            for path in [(), *places]
+            if isinstance(_at(unit, path), dict)
+        ]
+        path, name = _one(draw, [one for one in inside if one[1] in _OPTIONAL])
+        _at(unit, path)[_one(draw, _OPTIONAL[name])] = None if _chance(draw, 2) else _one(draw, HOSTILE)
+        return unit
     *above, key = _one(draw, places)
-    at = value
-    for step in above:
-        at = at[step]
-    kind = draw(_small)
-    if kind < 2 and isinstance(at, dict):
+    at = _at(unit, above)
+    if isinstance(at, dict) and _chance(draw, 4):
         del at[key]
-    elif kind < 5 and isinstance(at, dict):
-        # What is optional there, or unknown: `null` is good for neither of them.
-        own = [name for name in _OPTIONAL if name not in at]
-        at[_one(draw, own)] = None if kind < 4 else _one(draw, HOSTILE)
+    elif type(at[key]) in (int, float) and not _chance(draw, 3):
+        at[key] = _one(draw, ILLEGAL_QUALITIES)
     else:
         at[key] = _one(draw, HOSTILE)
+    return unit
+
+
+def _at(value: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        value = value[key]
     return value
 
 
@@ -666,9 +683,9 @@ def knowledge_calls(draw: Draw, model: Model, vector_search: bool = False) -> Ca
     def call(method: str, **arguments: Any) -> Call:
         return Call("knowledge", method, arguments, scribble=scribble)
 
-    if kind < 4:
+    if kind < 3:
         return call("create", entry=_entry(draw, model))
-    if kind < 6:
+    if kind in (4, 5):
         return call(
             "create_many",
             entries=_many(
@@ -678,13 +695,13 @@ def knowledge_calls(draw: Draw, model: Model, vector_search: bool = False) -> Ca
                 lambda count: _bulk_units(draw, model, count),
             ),
         )
-    if kind < 10:
+    if 5 < kind < 10:
         return call("search", **_knowledge_search(draw, model))
     if kind == 10:
         return call("delete", id=_read_id(draw, known))
     if kind == 11:
         return call("get_by_id", id=_read_id(draw, known))
-    if kind < 14:
+    if kind == 3 or 11 < kind < 14:
         return call("create", entry=_bad_entry(draw, model))
     if kind == 14 or (kind == 16 and model.knowledge.records):
         agents = [
@@ -702,6 +719,14 @@ def knowledge_calls(draw: Draw, model: Model, vector_search: bool = False) -> Ca
     if not known and not vector_search and _chance(draw, 4):
         return call("search_similar", text="a")
     return _scan_during(draw, "knowledge", known, lambda: _unit_change(draw, model, known))
+
+
+@st.composite
+def hurt_units(draw: Draw, model: Model) -> list[Call]:
+    """Creates of one good unit, each time with another part of it hurt: what the schemas say is much."""
+    entry = _entry(draw, model)
+    units = [_hurt(draw, entry.unit) for _ in range(6)]
+    return [Call("knowledge", "create", {"entry": replace(entry, unit=unit)}) for unit in units]
 
 
 def _unit_change(draw: Draw, model: Model, known: Sequence[str]) -> Call:

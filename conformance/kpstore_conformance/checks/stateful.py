@@ -374,6 +374,13 @@ class KnowledgeMachine(StoresMachine):
         vectors = "vector_search" in self.search.capabilities
         self.call(data, lambda: strategies.knowledge_calls(self.trial.player.model, vectors))
 
+    @precondition(lambda self: self._calls % 5 == 4)
+    @rule(data=st.data())
+    def hurt_units(self, data: st.DataObject) -> None:
+        """Units that the schemas refuse, and some that they do not."""
+        for call in data.draw(strategies.hurt_units(self.trial.player.model)):
+            self.play(call)
+
 
 class ReputationMachine(StoresMachine):
     """Reputations and votes alone."""

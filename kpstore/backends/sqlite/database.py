@@ -166,6 +166,8 @@ class Database:
         try:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA wal_autocheckpoint = 0")
+            # A log that starts over would keep its size, and look in need of a checkpoint for ever.
+            db.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")
             db.execute("PRAGMA secure_delete = ON")  # SQL-6
             db.execute("PRAGMA temp_store = MEMORY")
         except BaseException:

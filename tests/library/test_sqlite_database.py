@@ -1,0 +1,539 @@
+"""The SQLite database below the stores: shared commits, its log, its connections and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpstore import (
+    AllStores,
+    BackendUnavailableError,
+    DataCorruptionError,
+    Settings,
+    StoreClosedError,
+    StoredSkill,
+    ValidationError,
+    create_store,
+)
+from kpstore.backends.sqlite import database as module
+from kpstore.backends.sqlite.database import MEMORY, Database
+from kpstore.stores import StoreContext
+
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+PAGE_BYTES = 4096
+
+
+def skill(id: str, size: int = 10) -> StoredSkill:
+    return StoredSkill(id, "n", "d", "x" * size, created_at=NOW, updated_at=NOW)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "test.db"
+
+
+async def opening(path: Path | str, synchronous: str = "full") -> Database:
+    database = Database(str(path), synchronous, StoreContext(location=str(path)))
+    await database.open()
+    return database
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[Database]:
+    opened = await opening(path)
+    await opened.write(lambda db: db.execute("CREATE TABLE numbers (n INTEGER)").close())
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def stores(path: Path) -> AsyncIterator[AllStores]:
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as opened:
+        yield opened
+
+
+def insert(n: int) -> Callable[[sqlite3.Connection], int]:
+    def work(db: sqlite3.Connection) -> int:
+        db.execute("INSERT INTO numbers VALUES (?)", (n,))
+        return n
+
+    return work
+
+
+async def numbers(database: Database) -> list[int]:
+    return await database.read(
+        lambda db: [n for (n,) in db.execute("SELECT n FROM numbers ORDER BY rowid").fetchall()]
+    )
+
+
+class Commits:
+    """Counts the commits of a database's writer, by SQLite's own trace."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def watch(self, database: Database) -> None:
+        def trace(statement: str) -> None:
+            self.count += statement.startswith("COMMIT")
+
+        await database._writer.run(lambda db: db.set_trace_callback(trace))
+
+
+# Shared commits -----------------------------------------------------------------
+
+
+async def test_concurrent_writers_share_commits(database: Database) -> None:
+    commits = Commits()
+    await commits.watch(database)
+    results = await asyncio.gather(*(database.write(insert(n)) for n in range(640)))
+    assert results == list(range(640))
+    assert await numbers(database) == list(range(640))
+    # The first commits alone; the rest waits meanwhile and goes by 256.
+    assert commits.count <= 6
+    commits.count = 0
+    for n in range(20):
+        await database.write(insert(n))
+    assert commits.count == 20
+
+
+async def test_64_writers_at_once_are_four_times_as_fast_as_one_by_one(database: Database) -> None:
+    async def at_once() -> float:
+        start_s = time.perf_counter()
+        await asyncio.gather(*(database.write(insert(n)) for n in range(64)))
+        return time.perf_counter() - start_s
+
+    async def one_by_one() -> float:
+        start_s = time.perf_counter()
+        for n in range(64):
+            await database.write(insert(n))
+        return time.perf_counter() - start_s
+
+    # The best of some rounds, taken in turns: what else the machine does at a time hits both.
+    rounds = [(await at_once(), await one_by_one()) for _ in range(12)]
+    ratio = min(serial for _, serial in rounds) / min(shared for shared, _ in rounds)
+    assert ratio >= 4, f"only {ratio:.1f} times"
+
+
+async def test_an_error_undoes_its_own_work_alone(database: Database) -> None:
+    def half(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO numbers VALUES (1000)")
+        db.execute("INSERT INTO numbers VALUES (1001)")
+        raise ValidationError("delta", "must be something else")
+
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO numbers VALUES (2000)")
+        db.execute("INSERT INTO nothing VALUES (1)")
+
+    commits = Commits()
+    await commits.watch(database)
+    outcomes = await asyncio.gather(
+        *(database.write(half if n % 10 == 3 else broken if n % 10 == 7 else insert(n)) for n in range(100)),
+        return_exceptions=True,
+    )
+    for n, outcome in enumerate(outcomes):
+        if n % 10 == 3:
+            assert isinstance(outcome, ValidationError)
+        elif n % 10 == 7:
+            assert isinstance(outcome, DataCorruptionError)
+        else:
+            assert outcome == n
+    assert await numbers(database) == [n for n in range(100) if n % 10 not in (3, 7)]
+    assert commits.count <= 3
+
+
+async def test_a_write_cancelled_before_it_began_does_not_happen(database: Database) -> None:
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def slow(db: sqlite3.Connection) -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    first = asyncio.create_task(database.write(slow))
+    await asyncio.to_thread(started.wait, 20)
+    second = asyncio.create_task(database.write(insert(2)))
+    third = asyncio.create_task(database.write(insert(3)))
+    await asyncio.sleep(0.01)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    go_on.set()
+    await first
+    assert await third == 3
+    assert await numbers(database) == [3]
+
+
+async def test_a_write_cancelled_while_it_runs_happens_whole(database: Database) -> None:
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def slow(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO numbers VALUES (1)")
+        started.set()
+        assert go_on.wait(20)
+        db.execute("INSERT INTO numbers VALUES (2)")
+
+    task = asyncio.create_task(database.write(slow))
+    await asyncio.to_thread(started.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await database.write(insert(3))
+    assert await numbers(database) == [1, 2, 3]
+
+
+async def test_what_was_begun_before_close_is_done(path: Path) -> None:
+    database = await opening(path)
+    await database.write(lambda db: db.execute("CREATE TABLE numbers (n INTEGER)").close())
+    writes = [asyncio.create_task(database.write(insert(n))) for n in range(300)]
+    await asyncio.sleep(0)
+    await database.close()
+    assert await asyncio.gather(*writes) == list(range(300))
+    with pytest.raises(StoreClosedError):
+        await database.write(insert(1))
+    with pytest.raises(StoreClosedError):
+        await numbers(database)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT COUNT(*) FROM numbers").fetchone() == (300,)
+
+
+# The connections ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("full", 2), ("normal", 1)])
+async def test_every_connection_syncs_as_set(path: Path, setting: str, expected: int) -> None:
+    database = await opening(path, setting)
+    for connection in (database._writer, database._reader, database._searcher, database._checkpointer):
+        pragmas = await connection.run(
+            lambda db: [
+                db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("synchronous", "journal_mode", "secure_delete", "wal_autocheckpoint")
+            ]
+        )
+        assert pragmas == [expected, "wal", 1, 0]
+    await database.close()
+
+
+async def test_an_error_in_a_read_leaves_no_old_state_behind(database: Database) -> None:
+    await database.write(insert(1))
+
+    def failing(db: sqlite3.Connection) -> None:
+        for _ in db.execute("SELECT 1 UNION SELECT 2"):
+            raise ValueError("a row that cannot be read")
+
+    kept = []  # as a logger keeps them, with their frames
+    for read in (database.read, database.search):
+        with pytest.raises(DataCorruptionError) as caught:
+            await read(failing)
+        kept.append(caught.value)
+    await database.write(insert(2))
+    assert await numbers(database) == [1, 2]
+    assert await database.search(lambda db: db.execute("SELECT COUNT(*) FROM numbers").fetchone()) == (2,)
+    assert kept
+
+
+async def test_a_changed_directory_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OVERFLOW_BYTES", 300_000)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with create_store("sqlite", settings=Settings(sqlite_path="relative.db")) as stores:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        for n in range(100):
+            await stores.skills.create(skill(f"s{n}", 20_000))
+        assert (tmp_path / "relative.db-wal").stat().st_size < 1_500_000, "the log is not looked after"
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["elsewhere", "relative.db"]
+
+
+# The log ------------------------------------------------------------------------
+
+
+async def test_the_log_stays_short_under_load(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 400_000)
+    monkeypatch.setattr(module, "_OVERFLOW_BYTES", 3_000_000)
+    log = Path(f"{path}-wal")
+    longest = written = 0
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+
+        async def write(worker: int) -> None:
+            nonlocal longest, written
+            for n in range(60):
+                await stores.skills.create(skill(f"s{worker}-{n % 5}", 30_000))
+                written += 30_000
+                longest = max(longest, log.stat().st_size)
+
+        async def read() -> None:
+            while written < 8 * 60 * 30_000:
+                await stores.skills.search(query="n", limit=5)
+
+        await asyncio.gather(*(write(worker) for worker in range(8)), read(), read())
+    assert written > 14_000_000
+    assert longest < 6_000_000, f"the log grew to {longest} bytes"
+    assert not log.exists()
+
+
+async def test_a_log_that_was_long_once_costs_nothing_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 200_000)
+    monkeypatch.setattr(module, "_OVERFLOW_BYTES", 600_000)
+    checkpoints = 0
+    checkpoint = module._checkpoint
+
+    def counted(db: sqlite3.Connection, mode: str) -> None:
+        nonlocal checkpoints
+        checkpoints += 1
+        checkpoint(db, mode)
+
+    monkeypatch.setattr(module, "_checkpoint", counted)
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+        await stores.skills.create_many(skill(f"s{n}", 20_000) for n in range(50))
+        await stores.skills.create(skill("a"))
+        await asyncio.sleep(0.1)
+        assert checkpoints >= 1
+        await stores.skills.create(skill("b"))
+        await asyncio.sleep(0.1)
+        checkpoints = 0
+        for n in range(20):
+            await stores.reputation.upsert("agent", n, "r")
+        # They fill half a megabyte of log. Judged by what it once was, each would be a checkpoint.
+        assert checkpoints <= 8, f"{checkpoints} checkpoints for 20 small writes"
+
+
+async def test_a_reader_that_stays_does_not_hold_up_writers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long read elsewhere keeps the log from starting over; writes go on at their pace."""
+    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(module, "_OVERFLOW_BYTES", 300_000)
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+        await stores.skills.create(skill("first"))
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT COUNT(*) FROM skills").fetchone() == (1,)
+            slowest = 0.0
+            for n in range(60):
+                start_s = time.perf_counter()
+                await stores.skills.create(skill(f"s{n}", 20_000))
+                slowest = max(slowest, time.perf_counter() - start_s)
+            assert slowest < 2, f"a write waited {slowest:.1f} s for a reader"
+            assert reader.execute("SELECT COUNT(*) FROM skills").fetchone() == (1,)
+        for n in range(30):
+            await stores.skills.create(skill(f"t{n}", 20_000))
+        assert (await stores.skills.search(limit=0)).total == 91
+
+
+# Threads and the end ------------------------------------------------------------
+
+
+async def test_no_thread_task_or_descriptor_is_left_after_close(path: Path) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def use(where: str) -> None:
+        async with create_store("sqlite", settings=Settings(sqlite_path=where)) as stores:
+            await stores.skills.create(skill("a"))
+            await asyncio.gather(*(stores.skills.get_by_id("a") for _ in range(5)))
+
+    await use(str(path))
+    gc.collect()
+    threads, files = threading.active_count(), descriptors()
+    for _ in range(5):
+        await use(str(path))
+        await use(MEMORY)
+    # A thread ends a moment after it has said so.
+    until = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    assert threading.active_count() == threads
+    assert descriptors() <= files
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_failed_open_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database")
+    threads = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(DataCorruptionError):
+            await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path / "text.db")))
+        with pytest.raises(BackendUnavailableError):
+            await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path)))
+    until = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    assert threading.active_count() == threads
+
+
+FORGETFUL = """
+import asyncio, sys
+from datetime import datetime, UTC
+from kpstore import Settings, StoredSkill, create_store
+now = datetime.now(UTC)
+async def main():
+    stores = await create_store("sqlite", settings=Settings(sqlite_path=sys.argv[1]))
+    await stores.skills.create(StoredSkill("a", "n", "d", "c", created_at=now, updated_at=now))
+    print("written", flush=True)
+    if sys.argv[2] == "raise":
+        raise RuntimeError("mine")
+    if sys.argv[2] == "busy":
+        asyncio.create_task(stores.reputation.upsert("agent", 1, "r"))
+        await asyncio.sleep(0)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["return", "raise", "busy"])
+def test_a_program_that_forgets_to_close_ends(path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL, path, how], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == "written\n"
+    assert done.returncode == (1 if how == "raise" else 0), done.stderr
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT id FROM skills").fetchall() == [("a",)]
+
+
+async def test_closing_is_done_even_if_the_disk_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(db: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    threads = threading.active_count()
+    stores = await create_store("sqlite", settings=Settings(sqlite_path=str(path)))
+    await stores.skills.create(skill("a"))
+    monkeypatch.setattr(module, "_empty_log", full)
+    with pytest.raises(BackendUnavailableError, match="disk is full"):
+        await stores.close()
+    until = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    assert threading.active_count() == threads
+    monkeypatch.undo()
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as again:
+        assert await again.skills.get_by_id("a") is not None
+
+
+async def test_a_log_that_cannot_be_moved_stops_no_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that fails, on a full disk say, is tried again later; what was written is in the log."""
+    failed = 0
+
+    def failing(db: sqlite3.Connection, mode: str) -> None:
+        nonlocal failed
+        failed += 1
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+        for overflow in (10**9, 50_000):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, "_CHECKPOINT_BYTES", 20_000)
+                patched.setattr(module, "_OVERFLOW_BYTES", overflow)
+                patched.setattr(module, "_checkpoint", failing)
+                writes = [stores.skills.create(skill(f"s{overflow}-{n}", 20_000)) for n in range(20)]
+                assert len(await asyncio.gather(*writes)) == 20
+                await stores.skills.create(skill("one more", 20_000))
+                await asyncio.sleep(0.05)
+        assert failed >= 2
+        assert (await stores.skills.search(limit=0)).total == 41
+
+
+# A full disk --------------------------------------------------------------------
+
+# In a mount namespace of its own, so that no more than this process sees the small disk.
+ON_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=1500k none "$1"
+exec "$2" -c "$3" "$1/small.db"
+"""
+FILL_UP = """
+import asyncio, os, sys
+from datetime import datetime, UTC
+from kpstore import BackendUnavailableError, Settings, StoredSkill, create_store
+now = datetime.now(UTC)
+async def main():
+    settings = Settings(sqlite_path=sys.argv[1])
+    stores = await create_store("sqlite", settings=settings)
+    done = errors = 0
+    for n in range(150):
+        try:
+            large = "x" * 20_000
+            await stores.skills.create(StoredSkill(f"s{n}", "n", "d", large, created_at=now, updated_at=now))
+            done += 1
+        except BackendUnavailableError as error:
+            assert "disk is full" in str(error) and sys.argv[1] in str(error), error
+            errors += 1
+    assert done > 10 and errors > 10, (done, errors)
+    assert (await stores.skills.search(limit=0)).total == done
+    os.system(f"mount -o remount,size=20M {os.path.dirname(sys.argv[1])}")
+    await stores.reputation.upsert("agent", 1, "r")
+    await stores.close()
+    async with create_store("sqlite", settings=settings) as again:
+        assert (await again.skills.search(limit=0)).total == done
+        assert await again.reputation.get("agent") is not None
+    print("fine")
+asyncio.run(main())
+"""
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare(1) to mount a small disk for one process")
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if os.geteuid() == 0:
+        command.remove("--map-root-user")
+    if subprocess.run([*command, "mount -t tmpfs none /mnt"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    done = subprocess.run(
+        [*command, ON_A_SMALL_DISK, "sh", tmp_path, sys.executable, FILL_UP],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "fine\n", done.stderr
+
+
+# Errors of the driver -----------------------------------------------------------
+
+ERRORS: list[tuple[Any, type[Exception], str]] = [
+    (sqlite3.SQLITE_BUSY, BackendUnavailableError, "busy"),
+    (sqlite3.SQLITE_BUSY_SNAPSHOT, BackendUnavailableError, "busy"),
+    (sqlite3.SQLITE_LOCKED, BackendUnavailableError, "busy"),
+    (sqlite3.SQLITE_FULL, BackendUnavailableError, "disk is full"),
+    (sqlite3.SQLITE_READONLY, BackendUnavailableError, "read-only"),
+    (sqlite3.SQLITE_READONLY_DBMOVED, BackendUnavailableError, "read-only"),
+    (sqlite3.SQLITE_IOERR_WRITE, BackendUnavailableError, "input/output"),
+    (sqlite3.SQLITE_CANTOPEN, BackendUnavailableError, "cannot be opened"),
+    (sqlite3.SQLITE_PERM, BackendUnavailableError, "cannot be opened"),
+    (sqlite3.SQLITE_CORRUPT, DataCorruptionError, "message"),
+    (sqlite3.SQLITE_CORRUPT_VTAB, DataCorruptionError, "message"),
+    (sqlite3.SQLITE_NOTADB, DataCorruptionError, "message"),
+    (sqlite3.SQLITE_ERROR, DataCorruptionError, "tables"),
+    (sqlite3.SQLITE_NOMEM, BackendUnavailableError, "message"),
+    (None, DataCorruptionError, "message"),
+]
+
+
+@pytest.mark.parametrize(("code", "kind", "said"), ERRORS)
+def test_each_error_of_the_driver_has_its_place(code: int | None, kind: type[Exception], said: str) -> None:
+    error = sqlite3.OperationalError("message")
+    if code is not None:
+        error.sqlite_errorcode = code
+    found = module.translate(error, "/the/place.db")
+    assert type(found) is kind
+    assert "/the/place.db" in str(found)
+    assert said in str(found)

@@ -102,7 +102,9 @@ def find_backend(name: str) -> OpenStore:
 def _load(point: EntryPoint) -> OpenStore:
     try:
         loaded: OpenStore = point.load()
-    except (ImportError, AttributeError) as error:
+    except KpStoreError:
+        raise
+    except Exception as error:  # importing runs the backend's own code
         raise ConfigurationError(
             f"KP_STORE_BACKEND={point.name!r}: the backend cannot be imported ({error}); "
             f"what it needs may come with: pip install 'kpstore[{point.name}]'"
@@ -119,7 +121,7 @@ def _import_callable(name: str) -> OpenStore:
             found = getattr(found, part)
     except KpStoreError:
         raise
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # as above; a bad name is a ValueError or a TypeError
         raise ConfigurationError(
             f"KP_STORE_BACKEND={name!r}: cannot be imported ({error}); {allowed}"
         ) from error

@@ -91,8 +91,9 @@ class ApiKeyStore(Store):
     async def verify(self, raw_key: str) -> ApiKeyRecord | None:
         """The key's record; `None` for unknown, malformed and revoked keys alike."""
         self._check_open()
-        if not isinstance(raw_key, str):
+        if not rules.is_a(raw_key, str):
             raise ValidationError("raw_key", "must be text")
+        raw_key = str.__str__(raw_key)
         if not _RAW_KEY.fullmatch(raw_key):
             return None
         record = await self._by_hash(hash_key(raw_key))

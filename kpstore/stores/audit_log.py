@@ -95,7 +95,7 @@ class AuditLogStore(Store):
     ) -> AuditLogEntry:
         """Add an entry with a fresh UUID and the clock's time."""
         self._check_open()
-        if details is not None and not isinstance(details, dict):
+        if details is not None and type(details) is not dict:
             raise ValidationError("details", "must be an object or None")
         copied = await rules.json_value(details, "details", self._context.max_record_bytes)
         entry = AuditLogEntry(
@@ -135,11 +135,12 @@ class AuditLogStore(Store):
         """
         self._check_open()
         offset, limit = rules.page(offset, limit)
+        agent = rules.optional_text(agent_id, "agent_id")
         first = rules.optional_moment(since, "since")
         last = rules.optional_moment(until, "until")
         living = self._living_since()
         wanted = AuditQuery(
-            agent_id=rules.identifier(agent_id, "agent_id") if agent_id not in (None, "") else None,
+            agent_id=rules.identifier(agent, "agent_id") if agent else None,
             action=rules.optional_text(action, "action") or None,
             since=living if first is None else max(living, to_micros(first)),
             until=None if last is None else to_micros(last),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -90,9 +91,7 @@ class Store:
 
     def _text(self, value: object, field: str) -> str:
         """As `rules.text`, for a text of a record: one that cannot fit in it is not even looked at."""
-        if isinstance(value, str) and len(value) > self._context.max_record_bytes:
-            raise rules.too_large(field, self._context.max_record_bytes)
-        return rules.text(value, field)
+        return rules.short_text(value, field, self._context.max_record_bytes)
 
     def _optional_text(self, value: object, field: str) -> str | None:
         """The same, or `None`."""
@@ -167,7 +166,7 @@ async def walk(
         context.check_open()
         found = await batch(after, until, size)
         if not found:
-            return
+            break
         turn_due = perf_counter() + _SLICE_S
         for position, item in found:
             context.check_open()
@@ -176,16 +175,27 @@ async def walk(
             if perf_counter() > turn_due:
                 await asyncio.sleep(0)
                 turn_due = perf_counter() + _SLICE_S
+    context.check_open()  # it may have been closed while the last record was looked at
 
 
 async def numbered(items: object, field: str) -> AsyncIterator[tuple[int, object]]:
     """The items of any iterable but a text or a mapping, while the event loop goes on turning."""
-    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+    if issubclass(type(items), (str, bytes, dict)):
         raise ValidationError(field, "must be a list of records")
-    # A list may change while we wait; a generator may be long: neither is gone through in one go.
-    source = items.copy() if isinstance(items, list) else items
+    try:
+        # A list may change while we wait; a generator may be long, and is not gone through in one go.
+        whole: Any = list.copy(items) if rules.is_a(items, list) else items
+        source: Iterator[object] = iter(whole)
+    except Exception as error:
+        raise ValidationError(field, "must be a list of records") from error
     turn_due = perf_counter() + _SLICE_S
-    for index, item in enumerate(source):
+    for index in count():
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        except Exception as error:  # the caller's own, which is not one of a store
+            raise ValidationError(field, "cannot be read to its end") from error
         yield index, item
         if perf_counter() > turn_due:
             await asyncio.sleep(0)

@@ -123,12 +123,14 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
 
     async def _checked(self, entry: object, name: str) -> StoredKnowledgeUnit:
         """A copy of `entry` that has passed every rule and shares nothing with it."""
-        if not isinstance(entry, StoredKnowledgeUnit):
-            raise ValidationError(name, "must be a StoredKnowledgeUnit")
-        id = rules.identifier(entry.id, f"{name}.id")
-        if not isinstance(entry.unit, dict):
+        given = rules.fields_of(entry, StoredKnowledgeUnit, name)
+        id = rules.identifier(given["id"], f"{name}.id")
+        visibility = rules.choice(given["visibility"], f"{name}.visibility", rules.VISIBILITIES)
+        created_at = rules.moment(given["created_at"], f"{name}.created_at")
+        updated_at = rules.moment(given["updated_at"], f"{name}.updated_at")
+        if type(given["unit"]) is not dict:
             raise ValidationError(f"{name}.unit", "must be an object")
-        unit = await rules.json_value(entry.unit, f"{name}.unit", self._context.max_record_bytes)
+        unit = await rules.json_value(given["unit"], f"{name}.unit", self._context.max_record_bytes)
         check_unit(unit, f"{name}.unit")
         if unit["id"] != id:
             raise ValidationError(f"{name}.id", "must equal unit.id")
@@ -136,13 +138,7 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
             raise ValidationError(
                 f"{name}.unit.metadata.agent_id", f"must be at most {rules.MAX_IDENTIFIER} characters long"
             )
-        return StoredKnowledgeUnit(
-            id=id,
-            unit=unit,
-            visibility=rules.choice(entry.visibility, f"{name}.visibility", rules.VISIBILITIES),
-            created_at=rules.moment(entry.created_at, f"{name}.created_at"),
-            updated_at=rules.moment(entry.updated_at, f"{name}.updated_at"),
-        )
+        return StoredKnowledgeUnit(id, unit, visibility, created_at, updated_at)
 
 
 def _type_filter(types: object) -> frozenset[str]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from kpstore.errors import ValidationError
 from kpstore.records import RateLimitDecision
 from kpstore.stores import rules
 from kpstore.stores.base import Store
@@ -105,12 +104,11 @@ class RateLimitStore(Store):
         """How many calls were refused with `now - window < t <= now`, at most an hour ago."""
         self._check_open()
         identifier = rules.identifier(identifier, "identifier")
-        if not isinstance(window, timedelta):
-            raise ValidationError("window", "must be a timedelta")
-        if window <= timedelta(0):
+        width = rules.micros(window, "window")
+        if width <= 0:
             return 0
         now = self._context.now_micros()
-        since = max(now - window // timedelta(microseconds=1) + 1, now - VIOLATION_MEMORY_US)
+        since = max(now - width + 1, now - VIOLATION_MEMORY_US)
         return await self._count_violations(identifier, since, now)
 
 

@@ -151,15 +151,14 @@ class ReputationStore(Store):
     async def record_vote(self, vote: ValidationVote) -> None:
         """Add a vote; votes are never changed or removed."""
         self._check_open()
-        if not isinstance(vote, ValidationVote):
-            raise ValidationError("vote", "must be a ValidationVote")
+        given = rules.fields_of(vote, ValidationVote, "vote")
         await self._append_vote(
             ValidationVote(
-                validator_id=rules.identifier(vote.validator_id, "vote.validator_id"),
-                target_id=rules.identifier(vote.target_id, "vote.target_id"),
-                unit_id=rules.identifier(vote.unit_id, "vote.unit_id"),
-                valid=rules.boolean(vote.valid, "vote.valid"),
-                timestamp=rules.moment(vote.timestamp, "vote.timestamp"),
+                validator_id=rules.identifier(given["validator_id"], "vote.validator_id"),
+                target_id=rules.identifier(given["target_id"], "vote.target_id"),
+                unit_id=rules.identifier(given["unit_id"], "vote.unit_id"),
+                valid=rules.boolean(given["valid"], "vote.valid"),
+                timestamp=rules.moment(given["timestamp"], "vote.timestamp"),
             )
         )
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Generator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeGuard, TypeVar
+
+import msgspec
 
 from kpstore.errors import ValidationError
+
+T = TypeVar("T")
 
 MAX_IDENTIFIER = 512  # characters; GEN-5
 MAX_LIMIT = 1000  # records of one page; PAGE-2
@@ -25,16 +29,33 @@ MAX_DEPTH = 500
 _NODES_PER_TURN = 1000
 _NAME_SHOWN = 100  # characters of a key in an error's path
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
 VISIBILITIES = ("private", "org", "network")
+
+
+# A caller's object may be of a subclass whose methods do anything, and its `__class__` may lie, but its
+# type does not. So each check asks the type, and turns the value into the plain one that it is by that
+# type's own method, before it compares, measures or goes through it.
+
+
+def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
+    """Whether the value is of this type, whatever it says of itself."""
+    return issubclass(type(value), kind)
 
 
 def text(value: object, field: str) -> str:
     """Any text that every backend can hold: no U+0000, no lone surrogates."""
-    if not isinstance(value, str):
+    plain = _plain_text(value, field)
+    _check_text(plain, field)
+    return plain
+
+
+def _plain_text(value: object, field: str) -> str:
+    if not is_a(value, str):
         raise ValidationError(field, "must be text")
-    value = str.__str__(value)  # a subclass becomes the text that it is
-    _check_text(value, field)
-    return value
+    return str.__str__(value)
 
 
 def _check_text(value: str, field: str) -> None:
@@ -52,31 +73,45 @@ def optional_text(value: object, field: str) -> str | None:
     return None if value is None else text(value, field)
 
 
+def short_text(value: object, field: str, max_length: int) -> str:
+    """Text of at most `max_length` characters; a longer one is not even looked at."""
+    plain = _plain_text(value, field)
+    if len(plain) > max_length:
+        raise too_large(field, max_length)
+    _check_text(plain, field)
+    return plain
+
+
 def identifier(value: object, field: str) -> str:
     """Text of 1 to 512 characters."""
-    if not isinstance(value, str):
-        raise ValidationError(field, "must be text")
-    if not value:
+    plain = _plain_text(value, field)
+    if not plain:
         raise ValidationError(field, "must not be empty")
-    if len(value) > MAX_IDENTIFIER:
+    if len(plain) > MAX_IDENTIFIER:
         raise ValidationError(field, f"must be at most {MAX_IDENTIFIER} characters long")
-    return text(value, field)
+    _check_text(plain, field)
+    return plain
 
 
 def choice(value: object, field: str, allowed: Collection[str]) -> str:
     """One of the texts in `allowed`."""
-    if not isinstance(value, str) or value not in allowed:
+    plain = str.__str__(value) if is_a(value, str) else None
+    if plain is None or plain not in allowed:
         raise ValidationError(field, f"must be one of {', '.join(sorted(allowed))}")
-    return str.__str__(value)
+    return plain
 
 
 def number(value: object, field: str, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number from `low` to `high`; a `bool` is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if is_a(value, float):
+        result = float.__float__(value)
+    elif is_a(value, int) and not is_a(value, bool):
+        whole = int.__int__(value)
+        if not INT64_MIN <= whole <= INT64_MAX:
+            raise ValidationError(field, "must fit in 64 signed bits")
+        result = float(whole)
+    else:
         raise ValidationError(field, "must be a number")
-    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
-        raise ValidationError(field, "must fit in 64 signed bits")
-    result = float(value)
     if not math.isfinite(result):
         raise ValidationError(field, "must be a finite number")
     if not low <= result <= high:
@@ -86,30 +121,34 @@ def number(value: object, field: str, low: float = -math.inf, high: float = math
 
 def integer(value: object, field: str, low: int, high: int = INT64_MAX) -> int:
     """A whole number from `low` to `high`; a `bool` is none."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if is_a(value, bool) or not is_a(value, int):
         raise ValidationError(field, "must be a whole number")
-    if not low <= value <= high:
+    whole = int.__int__(value)
+    if not low <= whole <= high:
         raise ValidationError(field, f"must be from {low} to {high}")
-    return int(value)
+    return whole
 
 
 def boolean(value: object, field: str) -> bool:
     """`True` or `False`."""
-    if not isinstance(value, bool):
+    if value is not True and value is not False:
         raise ValidationError(field, "must be true or false")
     return value
 
 
 def moment(value: object, field: str) -> datetime:
     """An aware `datetime`, in UTC."""
-    if not isinstance(value, datetime):
+    if not is_a(value, datetime):
         raise ValidationError(field, "must be a datetime")
-    if value.utcoffset() is None:
-        raise ValidationError(field, "must be an aware datetime (one with a time zone)")
     try:
-        return value.astimezone(UTC)
+        is_aware = datetime.utcoffset(value) is not None
+        if is_aware:
+            return _EPOCH + datetime.__sub__(value, _EPOCH)
     except OverflowError:
         raise ValidationError(field, "must be within the years 1 to 9999 in UTC") from None
+    except Exception as error:  # whatever a time zone of the caller's raises
+        raise ValidationError(field, "must have a time zone that works") from error
+    raise ValidationError(field, "must be an aware datetime (one with a time zone)")
 
 
 def optional_moment(value: object, field: str) -> datetime | None:
@@ -117,18 +156,38 @@ def optional_moment(value: object, field: str) -> datetime | None:
     return None if value is None else moment(value, field)
 
 
+def micros(value: object, field: str) -> int:
+    """A `timedelta`, in whole microseconds."""
+    if not is_a(value, timedelta):
+        raise ValidationError(field, "must be a timedelta")
+    return timedelta.__floordiv__(value, _MICROSECOND)
+
+
 def texts(value: object, field: str) -> tuple[str, ...]:
     """A list, tuple or set of texts; a bare text is none."""
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise ValidationError(field, "must be a list of texts")
-    return tuple(text(item, f"{field}[{index}]") for index, item in enumerate(value))
+    kinds: tuple[type[Collection[object]], ...] = (list, tuple, set, frozenset)
+    for kind in kinds:
+        if is_a(value, kind):
+            items = list(kind.__iter__(value))
+            return tuple(text(item, f"{field}[{index}]") for index, item in enumerate(items))
+    raise ValidationError(field, "must be a list of texts")
 
 
 def filter_texts(value: object, field: str) -> tuple[str, ...]:
     """As `texts`; `None`, an empty text and an empty collection are no filter."""
-    if value is None or (isinstance(value, str) and not value):
+    if value is None or (is_a(value, str) and not str.__str__(value)):
         return ()
     return texts(value, field)
+
+
+def fields_of(record: object, kind: type, field: str) -> dict[str, Any]:
+    """The fields of a caller's record, read once."""
+    if not is_a(record, kind):
+        raise ValidationError(field, f"must be a {kind.__name__}")
+    try:
+        return {name: getattr(record, name) for name in kind.__slots__}  # type: ignore[attr-defined]
+    except Exception as error:  # fields that were never set, or that a subclass computes
+        raise ValidationError(field, "must have all its fields") from error
 
 
 def page(offset: object, limit: object) -> tuple[int, int]:
@@ -150,12 +209,26 @@ async def json_value(value: object, field: str, max_bytes: int) -> Any:
     turn while it works on a large one (clause GEN-2).
     """
     walk = _copy_json(value, field, max_bytes)
+    has_turned = False
     while True:
         try:
             next(walk)
         except StopIteration as done:
-            return done.value
+            copy = done.value
+            break
         await asyncio.sleep(0)
+        has_turned = True
+    # While others had their turn, they may have changed the value: then the copy is a mixture.
+    if has_turned and not _is_same(value, copy):
+        raise ValidationError(field, "must not change while it is being stored")
+    return copy
+
+
+def _is_same(value: object, copy: object) -> bool:
+    try:
+        return msgspec.json.encode(value) == msgspec.json.encode(copy)
+    except (TypeError, ValueError, RecursionError):  # what is no JSON now was none when it was copied
+        return False
 
 
 _Path = tuple[Any, ...]  # (parent path or None, key), so that a name is only built for an error

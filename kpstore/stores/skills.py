@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from kpstore.errors import ValidationError
 from kpstore.records import Page, StoredSkill
@@ -76,36 +77,31 @@ class SkillStore(DocumentStore[StoredSkill]):
 
     async def _checked(self, skill: object, name: str) -> StoredSkill:
         """A copy of `skill` that has passed every rule and shares nothing with it."""
-        if not isinstance(skill, StoredSkill):
-            raise ValidationError(name, "must be a StoredSkill")
-        if not isinstance(skill.tags, list | tuple):
+        given = rules.fields_of(skill, StoredSkill, name)
+        if not issubclass(type(given["tags"]), (list, tuple)):
             raise ValidationError(f"{name}.tags", "must be a list of texts")
-        if not isinstance(skill.files, dict):
+        if type(given["files"]) is not dict:
             raise ValidationError(f"{name}.files", "must map paths to texts")
-        max_bytes = self._context.max_record_bytes
-        files = await rules.json_value(skill.files, f"{name}.files", max_bytes)
+        tags = rules.texts(given["tags"], f"{name}.tags")
+        checked = StoredSkill(
+            id=rules.identifier(given["id"], f"{name}.id"),
+            name=self._text(given["name"], f"{name}.name"),
+            description=self._text(given["description"], f"{name}.description"),
+            content=self._text(given["content"], f"{name}.content"),
+            version=self._optional_text(given["version"], f"{name}.version"),
+            author=self._optional_text(given["author"], f"{name}.author"),
+            domain=self._optional_text(given["domain"], f"{name}.domain"),
+            tags=tags,
+            visibility=rules.choice(given["visibility"], f"{name}.visibility", rules.VISIBILITIES),
+            quality_score=rules.number(given["quality_score"], f"{name}.quality_score", 0, 1),
+            created_at=rules.moment(given["created_at"], f"{name}.created_at"),
+            updated_at=rules.moment(given["updated_at"], f"{name}.updated_at"),
+        )
+        files = await rules.json_value(given["files"], f"{name}.files", self._context.max_record_bytes)
         for path, content in files.items():
             if not isinstance(content, str):
                 raise ValidationError(f"{name}.files.{path}", "must be text")
-        tags = await rules.json_value(list(skill.tags), f"{name}.tags", max_bytes)
-        for index, tag in enumerate(tags):
-            if not isinstance(tag, str):
-                raise ValidationError(f"{name}.tags[{index}]", "must be text")
-        return StoredSkill(
-            id=rules.identifier(skill.id, f"{name}.id"),
-            name=self._text(skill.name, f"{name}.name"),
-            description=self._text(skill.description, f"{name}.description"),
-            content=self._text(skill.content, f"{name}.content"),
-            version=self._optional_text(skill.version, f"{name}.version"),
-            author=self._optional_text(skill.author, f"{name}.author"),
-            domain=self._optional_text(skill.domain, f"{name}.domain"),
-            tags=tuple(tags),
-            files=files,
-            visibility=rules.choice(skill.visibility, f"{name}.visibility", rules.VISIBILITIES),
-            quality_score=rules.number(skill.quality_score, f"{name}.quality_score", 0, 1),
-            created_at=rules.moment(skill.created_at, f"{name}.created_at"),
-            updated_at=rules.moment(skill.updated_at, f"{name}.updated_at"),
-        )
+        return replace(checked, files=files)
 
 
 def skill_texts(skill: StoredSkill) -> tuple[str, ...]:

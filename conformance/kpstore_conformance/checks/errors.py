@@ -474,8 +474,9 @@ async def closed_stores(lab: Lab) -> None:
     stores = await lab.open()
     await fill(stores)
     walks = {
-        name: aiter(getattr(stores, name).scan(batch_size=1))
+        f"{name} in batches of {size}": aiter(getattr(stores, name).scan(batch_size=size))
         for name in ("skills", "knowledge", "reputation", "api_keys", "audit_log")
+        for size in (1, 500)
     }
     for walk in walks.values():
         await anext(walk)

@@ -285,12 +285,14 @@ def _hurt(draw: Draw, unit: dict[str, Any]) -> dict[str, Any]:
         path, name = _one(draw, [one for one in inside if one[1] in _OPTIONAL])
         _at(unit, path)[_one(draw, _OPTIONAL[name])] = None if _chance(draw, 2) else _one(draw, HOSTILE)
         return unit
+    if _chance(draw, 4):
+        *above, key = _one(draw, [path for path in places if type(_at(unit, path)) in (int, float)])
+        _at(unit, above)[key] = _one(draw, ILLEGAL_QUALITIES)
+        return unit
     *above, key = _one(draw, places)
     at = _at(unit, above)
     if isinstance(at, dict) and _chance(draw, 4):
         del at[key]
-    elif type(at[key]) in (int, float) and not _chance(draw, 3):
-        at[key] = _one(draw, ILLEGAL_QUALITIES)
     else:
         at[key] = _one(draw, HOSTILE)
     return unit

@@ -6,9 +6,11 @@ import asyncio
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from kpstore_conformance.check import Lab
 from kpstore_conformance.checks import stateful
 from kpstore_conformance.checks.stateful import PROFILES, Disagreement, Profile, Search, profile, search
 from kpstore_conformance.counterexample import METHOD_CLAUSES
@@ -108,3 +110,18 @@ def test_without_hypothesis_the_import_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "need Hypothesis: pip install 'kpstore[conformance]'" in done.stderr
+
+
+async def test_a_check_that_is_cut_short_leaves_no_search_behind() -> None:
+    target = CaseTarget(adapter_for("memory"))
+    endless = Profile(rounds=10**9, histories=12, steps=40, search_s=600.0, shrink_s=3.0)
+    before = threading.active_count()
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await stateful.run_search(Lab(target), stateful.SkillsMachine, "endless", endless)
+    finally:
+        await target.dispose()
+    # The worker thread itself is the event loop's, and waits for other work; the search in it has ended.
+    await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 10)
+    assert threading.active_count() == before

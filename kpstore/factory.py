@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable, Generator
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
@@ -55,8 +56,24 @@ class _Opening:
         if not callable(clock):
             raise ConfigurationError("clock must be callable without arguments")
         name = self._backend if self._backend is not None else settings.store_backend
-        open_store = find_backend(name)
-        return await open_store(settings, clock)
+        return await _opened(find_backend(name), name, settings, clock)
+
+
+async def _opened(open_store: OpenStore, name: str, settings: Settings, clock: Clock) -> AllStores:
+    """What the backend opens; a `ConfigurationError` if it is no backend."""
+    wanted = "a backend is `async def open_store(settings, clock) -> AllStores`"
+    try:
+        inspect.signature(open_store).bind(settings, clock)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"KP_STORE_BACKEND={name!r}: {error}; {wanted}") from error
+    stores: object = open_store(settings, clock)
+    if inspect.isawaitable(stores):
+        stores = await stores
+    if not isinstance(stores, AllStores):
+        raise ConfigurationError(
+            f"KP_STORE_BACKEND={name!r}: gave a {type(stores).__name__}, not AllStores; {wanted}"
+        )
+    return stores
 
 
 def create_store(

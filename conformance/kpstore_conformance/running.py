@@ -316,9 +316,10 @@ class ConformanceRun:
     async def _check(self, case: SuiteCase, work: Check, target: CaseTarget) -> CaseRun:
         try:
             await work.run(target)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the time-out's doing, not the check's
+                raise
             said = str(error).strip() or "no message"
             summary = f"{type(error).__name__}: {said.splitlines()[0]}"
             text = "\n".join(
@@ -337,7 +338,7 @@ class ConformanceRun:
         return CaseRun("passed")
 
 
-def _trace(error: Exception, file: Path) -> list[str]:
+def _trace(error: BaseException, file: Path) -> list[str]:
     """The stack of an error from the check's own file on: what called the check is of no interest."""
     stack = traceback.TracebackException.from_exception(error)
     inside = [number for number, frame in enumerate(stack.stack) if Path(frame.filename) == file]

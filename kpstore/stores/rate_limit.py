@@ -82,7 +82,7 @@ class RateLimitStore(Store):
         """Take one token for a call, if there is one.
 
         Args:
-            identifier: who calls: an agent, a key, an address.
+            identifier: who calls: an agent, an address, a key's prefix (never the key, since it is stored).
             tier: `anonymous`, `free`, `pro`, `enterprise`; any other counts as `anonymous`.
             method: `GET` (reads) or `POST` (writes).
         """

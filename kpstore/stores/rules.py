@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Collection, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard, TypeVar
@@ -27,6 +28,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_DEPTH = 500
 # Nodes looked at between two turns of the event loop: about 0.3 ms.
 _NODES_PER_TURN = 1000
+_RAW_KEY = re.compile(r"kp_[0-9a-f]{8,}")  # even where a key of an object is an API key, GEN-11
 _NAME_SHOWN = 100  # characters of a key in an error's path
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -185,7 +187,7 @@ def fields_of(record: object, kind: type, field: str) -> dict[str, Any]:
     if not is_a(record, kind):
         raise ValidationError(field, f"must be a {kind.__name__}")
     try:
-        return {name: getattr(record, name) for name in kind.__slots__}  # type: ignore[attr-defined]
+        return {name: getattr(record, name) for name in kind.__slots__}
     except Exception as error:  # fields that were never set, or that a subclass computes
         raise ValidationError(field, "must have all its fields") from error
 
@@ -239,7 +241,8 @@ def _name(field: str, path: _Path | None) -> str:
     while path is not None:
         path, key = path
         parts.append(f"[{key}]" if isinstance(key, int) else f".{key[:_NAME_SHOWN]}")
-    return (field + "".join(reversed(parts))).encode("utf-8", "replace").decode()
+    name = field + "".join(reversed(parts))
+    return _RAW_KEY.sub("kp_…", name).encode("utf-8", "replace").decode()
 
 
 def _copy_json(value: object, field: str, max_bytes: int) -> Generator[None, None, Any]:

@@ -173,7 +173,7 @@ def shell(command: str, folder: Path) -> str:
         command,
         shell=True,
         cwd=folder,
-        env=clean | {"PATH": path, "COLUMNS": "80"},
+        env=clean | {"PATH": path, "COLUMNS": "80", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

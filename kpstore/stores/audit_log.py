@@ -109,7 +109,7 @@ class AuditLogStore(Store):
             details=copied,
         )
         at = to_micros(entry.timestamp)
-        document = AuditDocument(self._encode(entry, "entry"), entry.agent_id, entry.action, at)
+        document = AuditDocument(self._encode(entry, "details"), entry.agent_id, entry.action, at)
         await self._append(document, at - RETENTION_US)
         return entry
 

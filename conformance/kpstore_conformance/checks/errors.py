@@ -342,6 +342,24 @@ _RECORDS: dict[str, Callable[[], Any]] = {
 _VALUES = _SCALARS | _TIMES | _CONTAINERS | _RECORDS
 
 
+_NEVER = frozenset(
+    {
+        *("U+0000", "U+0000 within", "a lone high surrogate", "a lone low surrogate"),
+        *("NaN", "infinity", "-infinity", "2**64", "10**400", "1j", "a Decimal", "bytes", "a bytearray"),
+        *("a type", "a function", "an ellipsis", "an exception", "an object", "a date", "a range"),
+        *("a list with itself in it", "an object with itself in it", "lists 501 deep", "objects 5,000 deep"),
+        *(
+            "NaN in a list",
+            "2**64 in a list",
+            "a number as a key",
+            "bytes in an object",
+            "a datetime in a list",
+        ),
+    }
+)
+"""What no parameter of any method takes, but `verify`, which takes any text."""
+
+
 @cache
 def _made(name: str) -> Any:
     return _VALUES[name]()
@@ -509,6 +527,8 @@ async def _hostile(stores: AllStores, places: list[_Place]) -> list[str]:
             error = await _try(place.method.call(stores, **place.put(_value(name))))
             if error is None:
                 taken.append(name)
+                if name in _NEVER and place.method.name != "verify":
+                    wrong.append(f"{place} of {name}: was taken")
             else:
                 refused.append(name)
                 if not isinstance(error, ValidationError):

@@ -171,6 +171,7 @@ async def other_databases_are_refused(lab: Lab) -> None:
         "in WAL mode": ["PRAGMA journal_mode = WAL", "CREATE TABLE notes (id, text)"],
         "with our version": ["CREATE TABLE notes (id, text)", "PRAGMA user_version = 1"],
         "with an application_id": ["CREATE TABLE notes (id, text)", "PRAGMA application_id = 252006673"],
+        "with an application_id and no table": ["PRAGMA application_id = 252006673"],
         "with a table skills of its own": ["CREATE TABLE skills (id INTEGER PRIMARY KEY, level INT)"],
         "with a table audit_log of its own": ["CREATE TABLE audit_log (line TEXT)"],
         "with a view alone": ["CREATE VIEW skills AS SELECT 1 AS id"],
@@ -401,7 +402,7 @@ async def unreadable_reputation(lab: Lab) -> None:
         for _ in range(60):
             await stores.reputation.upsert("long", 1, "reason")
         await stores.reputation.upsert("good", 100, "reason")
-        for vote in ("good", "bad", "blob"):
+        for vote in ("good", "bad", "blob", "neither"):
             await stores.reputation.record_vote(ValidationVote("v", "t", vote, True, NOW))
     for column in columns:
         await _set(lab, f"UPDATE reputation SET {column} = 'garbage' WHERE agent_id = ?", column)  # noqa: S608
@@ -415,6 +416,7 @@ async def unreadable_reputation(lab: Lab) -> None:
     ):
         await _set(lab, entry.format(change) + agent, number, name)
     await _set(lab, "UPDATE validation_votes SET at = 'garbage' WHERE unit_id = 'bad'")
+    await _set(lab, "UPDATE validation_votes SET valid = 'garbage' WHERE unit_id = 'neither'")
     await _set(lab, "UPDATE validation_votes SET validator_id = x'fffe80' WHERE unit_id = 'blob'")
     async with opened(lab) as stores:
         store = stores.reputation
@@ -448,7 +450,7 @@ async def unreadable_reputation(lab: Lab) -> None:
             with refused(DataCorruptionError, path):
                 await call
         assert [vote.unit_id for vote in await store.get_votes("good")] == ["good"]
-        for unit_id in ("bad", "blob", None):
+        for unit_id in ("bad", "blob", "neither", None):
             with refused(DataCorruptionError, path, f"votes on {unit_id}"):
                 await store.get_votes(unit_id)
         await store.record_vote(ValidationVote("v", "t", "good", False, NOW))

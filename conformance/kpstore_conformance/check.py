@@ -26,7 +26,10 @@ from kpstore_conformance.target import CaseTarget
 __all__ = ["DEFAULT_TIMEOUT_S", "REQUIREMENTS", "Check", "Lab", "check", "check_modules", "module_checks"]
 
 REQUIREMENTS = frozenset(
-    {"durable", "multi_process", "vector_search", "controllable_clock", "inspector.sql", "inspector.raw"}
+    {
+        *("durable", "multi_process", "vector_search", "controllable_clock"),
+        *("inspector.sql", "inspector.raw", "inspector.unsynced"),
+    }
 )
 """What a check or a scenario may require: the capabilities, and the inspectors of an adapter."""
 
@@ -81,6 +84,10 @@ class Lab:
     async def inspect_raw(self, needle: bytes) -> int:
         """How often `needle` occurs in what the backend keeps on disk; needs `inspector.raw`."""
         return await self._target.inspect_raw(needle)
+
+    async def inspect_unsynced(self) -> int:
+        """How many pages of the backend's files a power cut would take; needs `inspector.unsynced`."""
+        return await self._target.inspect_unsynced()
 
     async def close(self) -> None:
         """Close every handle that `open` gave."""

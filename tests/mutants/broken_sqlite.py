@@ -165,7 +165,7 @@ async def memory_is_a_file_name(settings: Any, clock: Any) -> AllStores:
     from dataclasses import replace
 
     if settings.sqlite_path == ":memory:":
-        settings = replace(settings, sqlite_path=str(Path.cwd() / ":memory:.db"))
+        settings = replace(settings, sqlite_path=str(Path.cwd() / f"memory-{id(clock)}.db"))
     return await _open(settings, clock)
 
 

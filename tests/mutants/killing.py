@@ -54,6 +54,9 @@ class _MutantAdapter(BackendAdapter):
     ) -> list[dict[str, object]]:
         return await self._base.inspect_sql(folder, settings, sql, parameters)
 
+    async def inspect_unsynced(self, folder: Path, settings: Settings) -> int:
+        return await self._base.inspect_unsynced(folder, settings)
+
     async def inspect_raw(self, folder: Path, settings: Settings, needle: bytes) -> int:
         return await self._base.inspect_raw(folder, settings, needle)
 

@@ -65,8 +65,9 @@ from datetime import datetime, UTC, timedelta
 now = datetime.now(UTC)
 async def main():
     settings = Settings(sqlite_path=":memory:")
-    async with (create_store("sqlite", settings=settings) as one,
-                create_store("sqlite", settings=settings) as other):
+    backend = os.environ["KP_STORE_BACKEND"]
+    async with (create_store(backend, settings=settings) as one,
+                create_store(backend, settings=settings) as other):
         await one.skills.create(StoredSkill("a", "n", "d", "c", created_at=now, updated_at=now))
         await one.reputation.upsert("agent", 1, "r")
         key = await one.api_keys.create("agent", {"read"}, "free")

@@ -172,7 +172,16 @@ def test_audit_details_come_back(run: Run, details: dict[str, Any] | None, actio
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"null", b"{}", b"\xff", b'{"id":"\xff"}', b"[" * 100_000, b'{"id":1,"unit":{}}'],
+    [
+        b"",
+        b"{",
+        b"null",
+        b"{}",
+        b"\xff",
+        b'{"id":"\xff"}',
+        b'{"id":"a","unit":{"k":' + b"[" * 100_000,
+        b'{"id":1,"unit":{}}',
+    ],
     ids=lambda body: repr(body[:12]),
 )
 def test_a_body_that_is_no_record_names_the_place(body: bytes) -> None:

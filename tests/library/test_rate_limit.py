@@ -69,6 +69,7 @@ STEPS = st.lists(
 @given(STEPS)
 @example([(7, 0, 12), (7, 8_571_428, 1), (7, 1, 1), (7, 1, 2)])
 @example([(30, 0, 12), (60, 1_000_000, 3), (7, 1_000_000, 12), (300, 500_000, 12)])
+@example([(30, 0, 12), (300, 24_000_000, 1)])  # at the very moment that it is full
 @example([(60, 0, 12), (60, -60_000_000, 12), (60, 30_000_000, 12), (60, 30_000_001, 2)])
 def test_every_decision_is_the_models(steps: list[tuple[int, int, int]]) -> None:
     model, bucket, now = Model(), None, START

@@ -8,7 +8,7 @@ from kpstore.stores.all_stores import AllStores
 from kpstore.stores.api_keys import ApiKeyStore
 from kpstore.stores.audit_log import AuditDocument, AuditLogStore, AuditQuery
 from kpstore.stores.base import StoreContext
-from kpstore.stores.documents import Document, DocumentQuery
+from kpstore.stores.documents import Document, DocumentQuery, DocumentStore
 from kpstore.stores.knowledge import KnowledgeStore
 from kpstore.stores.rate_limit import Bucket, BucketChange, RateLimitStore
 from kpstore.stores.reputation import ReputationStore, Standing, StandingChange
@@ -24,6 +24,7 @@ __all__ = [
     "BucketChange",
     "Document",
     "DocumentQuery",
+    "DocumentStore",
     "KnowledgeStore",
     "RateLimitStore",
     "ReputationStore",

@@ -64,15 +64,15 @@ class SqliteDocuments(DocumentStore[R]):
         self._database = database
 
     @staticmethod
-    def stored(db: sqlite3.Connection, document: Document, position: int) -> None:
+    def _stored(db: sqlite3.Connection, document: Document, position: int) -> None:
         """Write what a table beside the main one holds of the document."""
 
     @staticmethod
-    def removed(db: sqlite3.Connection, position: int) -> None:
+    def _removed(db: sqlite3.Connection, position: int) -> None:
         """Remove what a table beside the main one holds of the document."""
 
     @classmethod
-    def store(cls, db: sqlite3.Connection, document: Document) -> None:
+    def _store(cls, db: sqlite3.Connection, document: Document) -> None:
         """Insert the document, or replace the one with its id in its place."""
         names = ["id", "body", "quality", "texts", *cls.columns]
         marks = ["CAST(? AS TEXT)" if name == "body" else "?" for name in names]
@@ -88,12 +88,12 @@ class SqliteDocuments(DocumentStore[R]):
                 *(value(document) for value in cls.columns.values()),
             ),
         ).fetchone()
-        cls.stored(db, document, position)
+        cls._stored(db, document, position)
 
     async def _put(self, documents: Sequence[Document]) -> None:
         def put(db: sqlite3.Connection) -> None:
             for document in documents:
-                self.store(db, document)
+                self._store(db, document)
 
         await self._database.write(put)
 
@@ -109,7 +109,7 @@ class SqliteDocuments(DocumentStore[R]):
             row = db.execute(f"DELETE FROM {self.table} WHERE id = ? RETURNING position", (id,)).fetchone()
             if row is None:
                 return False
-            self.removed(db, row[0])
+            self._removed(db, row[0])
             return True
 
         return await self._database.write(delete)

@@ -17,15 +17,15 @@ class SqliteSkillStore(SqliteDocuments[StoredSkill], SkillStore):
     columns: ClassVar[dict[str, Column]] = {"domain": lambda skill: text_column(skill.domain)}
 
     @staticmethod
-    def stored(db: sqlite3.Connection, document: Document, position: int) -> None:
+    def _stored(db: sqlite3.Connection, document: Document, position: int) -> None:
         """Write the skill's tags."""
-        SqliteSkillStore.removed(db, position)
+        SqliteSkillStore._removed(db, position)
         db.executemany(
             "INSERT INTO skill_tags (skill, tag) VALUES (?, ?)",
             [(position, text_column(tag)) for tag in document.tags],
         )
 
     @staticmethod
-    def removed(db: sqlite3.Connection, position: int) -> None:
+    def _removed(db: sqlite3.Connection, position: int) -> None:
         """Remove the skill's tags."""
         db.execute("DELETE FROM skill_tags WHERE skill = ?", (position,))

@@ -226,7 +226,7 @@ def _copy_skill(db: sqlite3.Connection, row: _Row) -> None:
     )
     body = _body(msgspec.to_builtins(skill) | row.original())
     texts = tuple(fold(text) for text in skill_texts(skill))
-    SqliteSkillStore.store(db, skill_document(skill, body, texts))
+    SqliteSkillStore._store(db, skill_document(skill, body, texts))
 
 
 def _copy_unit(db: sqlite3.Connection, row: _Row) -> None:
@@ -259,7 +259,7 @@ def _copy_unit(db: sqlite3.Connection, row: _Row) -> None:
         row.is_exact = False
     texts = tuple(fold(text) for text in unit_texts(entry.unit))
     document = unit_document(entry, _body(envelope | row.original()), texts)
-    SqliteKnowledgeStore.store(db, document)
+    SqliteKnowledgeStore._store(db, document)
     db.execute(
         "UPDATE knowledge_units SET quarantine_status = ? WHERE id = ?",
         (row.values.get("quarantine_status"), text_column(document.id)),

@@ -134,9 +134,9 @@ class Process:
         """Its exit status."""
         return await asyncio.wait_for(self._process.wait(), PROCESS_TIMEOUT_S)
 
-    async def rest(self) -> str:
+    async def rest(self, timeout_s: float = PROCESS_TIMEOUT_S) -> str:
         """What it writes until its end; an AssertionError unless it ends well."""
-        out, errors = await asyncio.wait_for(self._process.communicate(), PROCESS_TIMEOUT_S)
+        out, errors = await asyncio.wait_for(self._process.communicate(), timeout_s)
         assert self._process.returncode == 0, f"exit status {self._process.returncode}: {errors.decode()}"
         return out.decode()
 

@@ -790,7 +790,7 @@ async def killed_upgrades(lab: Lab) -> None:
     folder = lab.folder / "killed"
     folder.mkdir()
     async with python(lab, _KILL, source, folder, moments, count) as process:
-        killed, states = (await process.rest()).split()
+        killed, states = (await process.rest(1200 if IS_HEAVY else 100)).split()
     assert int(killed) >= moments * 2 // 3, f"only {killed} of {moments} upgrades were killed in time"
     assert "o" in states, f"no upgrade was killed before its end: {states}"
 

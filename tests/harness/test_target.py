@@ -88,7 +88,8 @@ def test_the_probe_reports_what_a_backend_says_of_itself() -> None:
     facts = asyncio.run(probe(adapter_for("sqlite")))
     assert facts.name == "sqlite"
     assert facts.capabilities == {"durable", "multi_process", "controllable_clock"}
-    assert facts.inspectors == {"raw", "sql"}
+    # `unsynced` only where the system tells what of a file is on the disk.
+    assert facts.inspectors - {"unsynced"} == {"raw", "sql"}
 
 
 def test_a_backend_that_is_not_there_is_one_line() -> None:
@@ -113,7 +114,7 @@ def test_what_is_no_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         return "a store"
 
     name = module(monkeypatch, open_store=open_store)
-    with pytest.raises(AdapterError, match=r"it gave a str, not kpstore\.AllStores"):
+    with pytest.raises(AdapterError, match=r"gave a str, not AllStores"):
         asyncio.run(probe(adapter_for(f"{name}:open_store")))
 
 

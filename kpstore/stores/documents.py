@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from kpstore.records import Page
 from kpstore.stores import rules
-from kpstore.stores.base import Codec, Store, StoreContext, fold_all, walk
+from kpstore.stores.base import Codec, Store, StoreContext, fold_all, numbered, walk
 
 R = TypeVar("R")
 
@@ -104,6 +104,29 @@ class DocumentStore(Store, Generic[R]):
         """The first `limit` (position, body) with `after < position <= until`, by position."""
 
     # Rules ----------------------------------------------------------------
+
+    @abstractmethod
+    async def _checked(self, given: object, name: str) -> R:
+        """A copy of the caller's record that has passed every rule and shares nothing with it."""
+
+    @abstractmethod
+    async def _document(self, record: R, name: str) -> Document:
+        """What a backend keeps of a record that has been checked."""
+
+    async def _create(self, given: object, name: str) -> R:
+        self._check_open()
+        record = await self._checked(given, name)
+        await self._put([await self._document(record, name)])
+        return record
+
+    async def _create_many(self, given: object, name: str) -> int:
+        self._check_open()
+        documents = []
+        async for index, item in numbered(given, name):
+            field = f"{name}[{index}]"
+            documents.append(await self._document(await self._checked(item, field), field))
+        await self._put(documents)
+        return len(documents)
 
     async def get_by_id(self, id: str) -> R | None:
         """The record with this id, or `None`."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from kpstore.errors import ConfigurationError, ValidationError
 from kpstore.records import Page, ScoredUnit, StoredKnowledgeUnit
 from kpstore.stores import rules
-from kpstore.stores.base import fold_all, numbered, sort_quality
+from kpstore.stores.base import fold_all, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
 from kpstore.text import fold
 from kpstore.units import ID_PREFIXES, check_unit
@@ -49,20 +49,11 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
             ValidationError: the unit is none of the three documents, or a field
                 breaks a rule; nothing was written.
         """
-        self._check_open()
-        record = await self._checked(entry, "entry")
-        await self._put([await self._document(record, "entry")])
-        return record
+        return await self._create(entry, "entry")
 
     async def create_many(self, entries: Iterable[StoredKnowledgeUnit]) -> int:
         """Store all of them or none, as if created one after another; returns how many were given."""
-        self._check_open()
-        documents = []
-        async for index, entry in numbered(entries, "entries"):
-            name = f"entries[{index}]"
-            documents.append(await self._document(await self._checked(entry, name), name))
-        await self._put(documents)
-        return len(documents)
+        return await self._create_many(entries, "entries")
 
     async def search(
         self,
@@ -121,16 +112,15 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
     async def _document(self, record: StoredKnowledgeUnit, name: str) -> Document:
         return unit_document(record, self._encode(record, name), await fold_all(unit_texts(record.unit)))
 
-    async def _checked(self, entry: object, name: str) -> StoredKnowledgeUnit:
-        """A copy of `entry` that has passed every rule and shares nothing with it."""
-        given = rules.fields_of(entry, StoredKnowledgeUnit, name)
-        id = rules.identifier(given["id"], f"{name}.id")
-        visibility = rules.choice(given["visibility"], f"{name}.visibility", rules.VISIBILITIES)
-        created_at = rules.moment(given["created_at"], f"{name}.created_at")
-        updated_at = rules.moment(given["updated_at"], f"{name}.updated_at")
-        if type(given["unit"]) is not dict:
+    async def _checked(self, given: object, name: str) -> StoredKnowledgeUnit:
+        fields = rules.fields_of(given, StoredKnowledgeUnit, name)
+        id = rules.identifier(fields["id"], f"{name}.id")
+        visibility = rules.choice(fields["visibility"], f"{name}.visibility", rules.VISIBILITIES)
+        created_at = rules.moment(fields["created_at"], f"{name}.created_at")
+        updated_at = rules.moment(fields["updated_at"], f"{name}.updated_at")
+        if type(fields["unit"]) is not dict:
             raise ValidationError(f"{name}.unit", "must be an object")
-        unit = await rules.json_value(given["unit"], f"{name}.unit", self._context.max_record_bytes)
+        unit = await rules.json_value(fields["unit"], f"{name}.unit", self._context.max_record_bytes)
         check_unit(unit, f"{name}.unit")
         if unit["id"] != id:
             raise ValidationError(f"{name}.id", "must equal unit.id")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kpstore.errors import ValidationError
 from kpstore.records import Page, StoredSkill
 from kpstore.stores import rules
-from kpstore.stores.base import fold_all, numbered, sort_quality
+from kpstore.stores.base import fold_all, sort_quality
 from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
 from kpstore.text import fold
 
@@ -27,20 +27,11 @@ class SkillStore(DocumentStore[StoredSkill]):
         Raises:
             ValidationError: a field breaks a rule; nothing was written.
         """
-        self._check_open()
-        record = await self._checked(skill, "skill")
-        await self._put([await self._document(record, "skill")])
-        return record
+        return await self._create(skill, "skill")
 
     async def create_many(self, skills: Iterable[StoredSkill]) -> int:
         """Store all of them or none, as if created one after another; returns how many were given."""
-        self._check_open()
-        documents = []
-        async for index, skill in numbered(skills, "skills"):
-            name = f"skills[{index}]"
-            documents.append(await self._document(await self._checked(skill, name), name))
-        await self._put(documents)
-        return len(documents)
+        return await self._create_many(skills, "skills")
 
     async def search(
         self,
@@ -75,29 +66,28 @@ class SkillStore(DocumentStore[StoredSkill]):
     async def _document(self, record: StoredSkill, name: str) -> Document:
         return skill_document(record, self._encode(record, name), await fold_all(skill_texts(record)))
 
-    async def _checked(self, skill: object, name: str) -> StoredSkill:
-        """A copy of `skill` that has passed every rule and shares nothing with it."""
-        given = rules.fields_of(skill, StoredSkill, name)
-        if not issubclass(type(given["tags"]), (list, tuple)):
+    async def _checked(self, given: object, name: str) -> StoredSkill:
+        fields = rules.fields_of(given, StoredSkill, name)
+        if not issubclass(type(fields["tags"]), (list, tuple)):
             raise ValidationError(f"{name}.tags", "must be a list of texts")
-        if type(given["files"]) is not dict:
+        if type(fields["files"]) is not dict:
             raise ValidationError(f"{name}.files", "must map paths to texts")
-        tags = rules.texts(given["tags"], f"{name}.tags")
+        tags = rules.texts(fields["tags"], f"{name}.tags")
         checked = StoredSkill(
-            id=rules.identifier(given["id"], f"{name}.id"),
-            name=self._text(given["name"], f"{name}.name"),
-            description=self._text(given["description"], f"{name}.description"),
-            content=self._text(given["content"], f"{name}.content"),
-            version=self._optional_text(given["version"], f"{name}.version"),
-            author=self._optional_text(given["author"], f"{name}.author"),
-            domain=self._optional_text(given["domain"], f"{name}.domain"),
+            id=rules.identifier(fields["id"], f"{name}.id"),
+            name=self._text(fields["name"], f"{name}.name"),
+            description=self._text(fields["description"], f"{name}.description"),
+            content=self._text(fields["content"], f"{name}.content"),
+            version=self._optional_text(fields["version"], f"{name}.version"),
+            author=self._optional_text(fields["author"], f"{name}.author"),
+            domain=self._optional_text(fields["domain"], f"{name}.domain"),
             tags=tags,
-            visibility=rules.choice(given["visibility"], f"{name}.visibility", rules.VISIBILITIES),
-            quality_score=rules.number(given["quality_score"], f"{name}.quality_score", 0, 1),
-            created_at=rules.moment(given["created_at"], f"{name}.created_at"),
-            updated_at=rules.moment(given["updated_at"], f"{name}.updated_at"),
+            visibility=rules.choice(fields["visibility"], f"{name}.visibility", rules.VISIBILITIES),
+            quality_score=rules.number(fields["quality_score"], f"{name}.quality_score", 0, 1),
+            created_at=rules.moment(fields["created_at"], f"{name}.created_at"),
+            updated_at=rules.moment(fields["updated_at"], f"{name}.updated_at"),
         )
-        files = await rules.json_value(given["files"], f"{name}.files", self._context.max_record_bytes)
+        files = await rules.json_value(fields["files"], f"{name}.files", self._context.max_record_bytes)
         for path, content in files.items():
             if not isinstance(content, str):
                 raise ValidationError(f"{name}.files.{path}", "must be text")

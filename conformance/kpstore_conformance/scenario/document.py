@@ -227,6 +227,7 @@ class _Loader:
         self._path = path
         self._root = root
         self._lines = lines
+        self._names_clauses = False  # whether the file does, known or not
 
     def file(self, node: Node, digest: str) -> ScenarioFile | None:
         scope = self._scope
@@ -242,6 +243,7 @@ class _Loader:
                     version, f"this is not `format: {FORMAT}` but {describe(version)}; only 1 is known"
                 )
         title = self._line(found["title"], "title") if "title" in found else ""
+        self._names_clauses = "clauses" in found
         clauses = self._words(found.get("clauses"), "clause", CLAUSES)
         requires = self._words(found.get("requires"), "capability", {**CAPABILITIES, **INSPECTORS})
         tags = self._tags(found.get("tags"))
@@ -278,7 +280,7 @@ class _Loader:
         name = self._name(found["name"], names) if "name" in found else ""
         why = scope.text(found["why"], "why") if "why" in found else None
         clauses |= self._words(found.get("clauses"), "clause", CLAUSES)
-        if not clauses and "clauses" not in found:
+        if not (clauses or self._names_clauses or "clauses" in found):
             where = found.get("name", node)
             scope.report(where, "the scenario proves no clause: name one in `clauses`, here or for the file")
         requires |= self._words(found.get("requires"), "capability", {**CAPABILITIES, **INSPECTORS})

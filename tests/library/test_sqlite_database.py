@@ -565,3 +565,28 @@ def test_each_error_of_the_driver_has_its_place(code: int | None, kind: type[Exc
     assert type(found) is kind
     assert "/the/place.db" in str(found)
     assert said in str(found)
+
+
+async def test_a_file_in_the_middle_of_a_checkpoint_opens(tmp_path: Path) -> None:
+    """A kill that left the new first page in the file, and all else in the log, has damaged nothing."""
+    live, killed = tmp_path / "live.db", tmp_path / "killed.db"
+    stores = await create_store("sqlite", settings=Settings(sqlite_path=str(live)))
+    try:
+        await stores.skills.create_many([skill(f"s{n}", 2000) for n in range(50)])
+        shutil.copy(live, killed)  # what a kill leaves: no lock of ours matters to a copy
+        shutil.copy(f"{live}-wal", f"{killed}-wal")
+    finally:
+        await stores.close()
+    log = Path(f"{killed}-wal").read_bytes()
+    page_bytes = int.from_bytes(log[8:12], "big")
+    frames = [log[at : at + 24 + page_bytes] for at in range(32, len(log), 24 + page_bytes)]
+    first_page = [frame[24:] for frame in frames if int.from_bytes(frame[:4], "big") == 1][-1]
+    file = bytearray(killed.read_bytes())
+    file[:page_bytes] = first_page
+    killed.write_bytes(file)
+    assert int.from_bytes(first_page[28:32], "big") * page_bytes > len(
+        file
+    )  # it names more pages than there are
+
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(killed))) as reopened:
+        assert (await reopened.skills.search(limit=0)).total == 50

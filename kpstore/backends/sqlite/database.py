@@ -462,12 +462,24 @@ def _check_header(path: Path, location: str) -> None:
                 "restore them from a copy"
             )
         return
-    # Opened as immutable, the file gets no lock, no log and no other companion.
-    version, page_bytes = _header(path, "immutable=1")
-    check_version(version, location)
-    if has_log:  # which may hold a newer header; opened read-only, it stays as it is
+    if Path(f"{path}-journal").exists():
+        return  # the file is in the middle of a change: SQLite undoes it first, and is_current looks then
+    # A file with a log may be in the middle of a checkpoint, a killed one or another process's: alone it
+    # says nothing, and even its length may be wrong. Opened read-only, both are read and stay as they are.
+    if has_log:
         check_version(_header(path, "mode=ro")[0], location)
-    elif size % page_bytes and not Path(f"{path}-journal").exists():
+        return
+    try:
+        # Opened as immutable, the file gets no lock, no log and no other companion.
+        version, page_bytes = _header(path, "immutable=1")
+    except sqlite3.DatabaseError:
+        if _log_size(str(path)) == 0:
+            raise
+        version, page_bytes = _header(path, "mode=ro")  # a writer came in between
+        check_version(version, location)
+        return
+    check_version(version, location)
+    if size % page_bytes:
         raise DataCorruptionError(f"{location}: is cut off in the middle of a page; restore it from a copy")
 
 

@@ -381,8 +381,8 @@ async def large_records(lab: Lab) -> None:
     text, many keys or deep nesting, and values far beyond 1 MiB that are refused, let the loop turn at least
     every 20 ms on their way in and on their way out.
     """
-    # No more than 30,000 lists and objects in one record: of many more, what CPython's garbage collector needs
-    # for one look at them is over 20 ms by itself. The documentation says so (use-the-stores.md, Limits).
+    # No more than 30,000 lists and objects in one record: of many more, what CPython's garbage collector
+    # needs for one look at them is over 20 ms by itself. The documentation says so, under Limits.
     chain: list[Any] = []
     for _ in range(300):
         chain = [chain, 0]

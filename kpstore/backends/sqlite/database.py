@@ -475,8 +475,7 @@ def _check_header(path: Path, location: str) -> None:
     except sqlite3.DatabaseError:
         if _log_size(str(path)) == 0:
             raise
-        version, page_bytes = _header(path, "mode=ro")  # a writer came in between
-        check_version(version, location)
+        check_version(_header(path, "mode=ro")[0], location)  # a writer came in between
         return
     check_version(version, location)
     if size % page_bytes:

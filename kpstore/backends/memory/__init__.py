@@ -23,8 +23,8 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
     async def close() -> None:
         context.closed = True
         # A large batch that is still going in ends first.
-        await skills._settle()
-        await knowledge._settle()
+        await skills._stop()
+        await knowledge._stop()
 
     return AllStores(
         skills=skills,

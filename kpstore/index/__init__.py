@@ -1,0 +1,14 @@
+"""Finding documents fast, for backends that keep an index of their own in memory.
+
+Derived data: it holds no record, can be thrown away and built again from the documents at any time, and every
+answer it gives is exact. `DocumentIndex` puts the parts together: `GramIndex` finds texts by any substring,
+`QualityOrder` pages through any set of documents, best first. None of them waits or keeps a thread: whoever
+owns an index calls it from one thread at a time.
+"""
+
+from kpstore.index.documents import DocumentIndex, text_of
+from kpstore.index.grams import GramIndex
+from kpstore.index.order import QualityOrder
+from kpstore.index.pages import Ids, Pages
+
+__all__ = ["DocumentIndex", "GramIndex", "Ids", "Pages", "QualityOrder", "text_of"]

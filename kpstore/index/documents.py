@@ -1,0 +1,147 @@
+"""One index over the documents of a store: every filter of a search, its exact total and any page of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Iterable
+
+from pyroaring import BitMap
+
+from kpstore.index.grams import SEPARATOR, GramIndex
+from kpstore.index.order import QualityOrder
+from kpstore.index.pages import Pages
+from kpstore.stores.documents import Document, DocumentQuery
+
+_SEPARATOR = bytes((SEPARATOR,))
+# A facet takes 1 us to add; tags of documents with more of them than this are compared one by one instead.
+_MANY_TAGS = 500
+
+
+def text_of(texts: Iterable[str]) -> bytes:
+    """The folded texts of a document as the index takes them. Old records may have lone surrogates."""
+    return _SEPARATOR.join(text.encode("utf-8", "surrogatepass") for text in texts)
+
+
+class DocumentIndex:
+    """Documents by position: a number that only grows, below 2^32.
+
+    A facet is a value that documents have in common, such as a domain; its name begins with a letter that
+    tells what it is. All methods are quick: `work` does what takes longer, whenever there is time.
+    """
+
+    def __init__(self) -> None:
+        self._order = QualityOrder()
+        self._grams = GramIndex()
+        self._facet_ids: dict[str, int] = {}
+        self._facet_names: list[str] = []  # by facet id
+        self._members: list[BitMap] = []  # by facet id
+        self._free_ids: list[int] = []
+        self._facets: Pages[bytes] = Pages()  # of each document: the ids of its facets
+        self._many_tags: dict[int, frozenset[str]] = {}  # of documents with more than have a facet each
+
+    # Documents ----------------------------------------------------------------
+
+    def put(self, position: int, document: Document, text: bytes) -> None:
+        """Add a document, or replace the one at this position. `text` is the `text_of` its texts."""
+        if self._facets.get(position) is not None:
+            self._forget(position)
+        self._order.add(position, document.quality)
+        if len(document.tags) > _MANY_TAGS:
+            self._many_tags[position] = document.tags
+        ids = array("I", (self._facet_id(name) for name in _names(document)))
+        self._facets[position] = ids.tobytes()
+        for id in ids:
+            self._members[id].add(position)
+        self._grams.put(position, text)
+
+    def remove(self, position: int) -> None:
+        """Remove a document; nothing happens if there is none."""
+        if self._facets.get(position) is not None:
+            self._forget(position)
+            self._facets.pop(position)
+            self._grams.remove(position)
+
+    def _forget(self, position: int) -> None:
+        self._order.remove(position)
+        self._many_tags.pop(position, None)
+        for id in memoryview(self._facets[position]).cast("I"):
+            self._members[id].discard(position)
+            if not self._members[id]:
+                del self._facet_ids[self._facet_names[id]]
+                self._free_ids.append(id)
+
+    def _facet_id(self, name: str) -> int:
+        id = self._facet_ids.get(name)
+        if id is not None:
+            return id
+        if self._free_ids:
+            id = self._free_ids.pop()
+            self._facet_names[id] = name
+        else:
+            id = len(self._members)
+            self._facet_names.append(name)
+            self._members.append(BitMap())
+        self._facet_ids[name] = id
+        return id
+
+    # Queries ------------------------------------------------------------------
+
+    def search(
+        self, query: DocumentQuery, offset: int, limit: int
+    ) -> Generator[None, None, tuple[list[int], int]]:
+        """A page of the positions that match, by quality descending, then position; and the count of all.
+
+        It yields where others may have their turn, and answers as of the moment when it ends.
+        """
+        among = self._with_facets(query)
+        if query.text is not None and (among is None or among):
+            found = yield from self._grams.find(query.text.encode("utf-8", "surrogatepass"), among)
+            facets = self._with_facets(query)  # which may have changed meanwhile
+            among = found if facets is None else found & facets
+        total = self._order.count(among, query.min_quality)
+        return self._order.page(among, offset, min(offset + limit, total)), total
+
+    def _with_facets(self, query: DocumentQuery) -> BitMap | None:
+        """The documents that pass the filters by facets; `None` for all of them."""
+        conditions = []
+        if query.domain is not None:
+            conditions.append(self._of("d", (query.domain,)))
+        if query.types:
+            conditions.append(self._of("t", query.types))
+        if query.tags:
+            many = BitMap(at for at, tags in self._many_tags.items() if not tags.isdisjoint(query.tags))
+            conditions.append(self._of("g", query.tags) | many)
+        return BitMap.intersection(*conditions) if conditions else None
+
+    def _of(self, kind: str, values: Iterable[str]) -> BitMap:
+        """The documents that have one of these values."""
+        ids = self._facet_ids
+        return BitMap.union(
+            BitMap(), *(self._members[ids[name]] for value in values if (name := kind + value) in ids)
+        )
+
+    def of_agent(self, agent_id: str) -> BitMap:
+        """The documents of an agent."""
+        return self._of("a", (agent_id,))
+
+    # Work ---------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many documents are found more slowly, until `work` has been at them."""
+        return self._grams.pending
+
+    def work(self, seconds: float) -> bool:
+        """Go on with what was put off, for about that long; whether there is more to do."""
+        return self._grams.work(seconds)
+
+
+def _names(document: Document) -> Iterable[str]:
+    yield f"t{document.type}"
+    if document.domain is not None:
+        yield f"d{document.domain}"
+    if document.agent_id is not None:
+        yield f"a{document.agent_id}"
+    if len(document.tags) <= _MANY_TAGS:
+        for tag in document.tags:
+            yield f"g{tag}"

@@ -1,0 +1,222 @@
+"""Pages of any set of documents, best quality first, without sorting the set."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyroaring import BitMap
+
+# A leaf that holds different qualities has to be sorted when a page ends in it: 0.1 ms for so many.
+_LEAF_LIMIT = 512
+# A set of so many is sorted faster than the tree is walked.
+_FEW = 256
+_PAGE_BITS = 12
+_SIGN = 1 << 63
+_ALL_BITS = (1 << 64) - 1
+
+
+@dataclass(slots=True)
+class _Leaf:
+    """Documents with qualities from `low` to `high`: any number of one quality, or a few of several."""
+
+    members: BitMap
+    low: int
+    high: int
+
+
+@dataclass(slots=True)
+class _Fork:
+    """Documents whose keys agree with `key` in all bits above `bit`, parted by that bit."""
+
+    members: BitMap
+    key: int
+    bit: int
+    low: _Node
+    high: _Node
+
+    @property
+    def lowest(self) -> int:
+        """The lowest key that would be in here."""
+        return self.key >> self.bit + 1 << self.bit + 1
+
+    @property
+    def middle(self) -> int:
+        """The lowest key that would be in `high`."""
+        return self.lowest | 1 << self.bit
+
+
+_Node: TypeAlias = _Leaf | _Fork
+
+
+class QualityOrder:
+    """Documents by quality descending, those with equal quality by position.
+
+    A binary tree over the bits of the qualities. Each node has the set of all documents below it, so that how
+    many of a set come before a place in the order is a matter of a few intersections.
+    """
+
+    def __init__(self) -> None:
+        self._root: _Node | None = None
+        self._qualities: dict[int, array[float]] = {}
+
+    @property
+    def members(self) -> BitMap:
+        """All documents; not to be changed."""
+        return BitMap() if self._root is None else self._root.members
+
+    def quality(self, position: int) -> float:
+        """The quality of a document that is there."""
+        return self._qualities[position >> _PAGE_BITS][position & (1 << _PAGE_BITS) - 1]
+
+    def add(self, position: int, quality: float) -> None:
+        """Add a document that is not there."""
+        quality += 0.0  # -0.0 is equal to 0.0, and its bits are to be too
+        number = position >> _PAGE_BITS
+        page = self._qualities.get(number)
+        if page is None:
+            page = self._qualities[number] = array("d", bytes(8 << _PAGE_BITS))
+        page[position & (1 << _PAGE_BITS) - 1] = quality
+        key = _key(quality)
+        parent: _Fork | None = None
+        node = self._root
+        while isinstance(node, _Fork):
+            if (key ^ node.key) >> node.bit + 1:
+                break
+            node.members.add(position)
+            parent, node = node, node.high if key >> node.bit & 1 else node.low
+        if isinstance(node, _Leaf) and (node.low == key == node.high or len(node.members) < _LEAF_LIMIT):
+            node.members.add(position)
+            node.low, node.high = min(node.low, key), max(node.high, key)
+            return
+        new = self._with(node, position, key)
+        if parent is None:
+            self._root = new
+        elif key >> parent.bit & 1:
+            parent.high = new
+        else:
+            parent.low = new
+
+    def _with(self, node: _Node | None, position: int, key: int) -> _Node:
+        """The node, to which a document does not fit, with it."""
+        leaf = _Leaf(BitMap((position,)), key, key)
+        if node is None:
+            return leaf
+        members = node.members | leaf.members
+        if isinstance(node, _Leaf) and node.low != node.high:
+            bit = (min(node.low, key) ^ max(node.high, key)).bit_length() - 1
+            return _Fork(members, key, bit, *self._parted(members, bit))
+        other = node.key if isinstance(node, _Fork) else node.low
+        bit = (key ^ other).bit_length() - 1
+        return _Fork(members, key, bit, *((node, leaf) if key > other else (leaf, node)))
+
+    def _parted(self, members: BitMap, bit: int) -> tuple[_Leaf, _Leaf]:
+        keys = {position: _key(self.quality(position)) for position in members}
+        low = [position for position, key in keys.items() if not key >> bit & 1]
+        high = [position for position, key in keys.items() if key >> bit & 1]
+        parts = [
+            _Leaf(
+                BitMap(part),
+                min(keys[position] for position in part),
+                max(keys[position] for position in part),
+            )
+            for part in (low, high)
+        ]
+        return parts[0], parts[1]
+
+    def remove(self, position: int) -> None:
+        """Remove a document that is there."""
+        key = _key(self.quality(position))
+        path: list[_Fork] = []
+        node = self._root
+        while isinstance(node, _Fork):
+            node.members.discard(position)
+            path.append(node)
+            node = node.high if key >> node.bit & 1 else node.low
+        assert node is not None
+        node.members.discard(position)
+        if node.members:
+            return
+        if not path:
+            self._root = None
+            self._qualities.clear()
+            return
+        parent = path.pop()
+        sibling = parent.low if node is parent.high else parent.high
+        if not path:
+            self._root = sibling
+        elif path[-1].high is parent:
+            path[-1].high = sibling
+        else:
+            path[-1].low = sibling
+
+    def count(self, among: BitMap | None, min_quality: float | None = None) -> int:
+        """How many documents of a set (`None`: of all) have at least this quality."""
+        node = self._root
+        if node is None:
+            return 0
+        if min_quality is None:
+            return _common(among, node.members)
+        key = _key(min_quality + 0.0)
+        total = 0
+        while isinstance(node, _Fork):
+            if key <= node.lowest:
+                return total + _common(among, node.members)
+            if (key ^ node.lowest) >> node.bit + 1:  # above all of them
+                return total
+            if key >= node.middle:
+                node = node.high
+            else:
+                total += _common(among, node.high.members)
+                node = node.low
+        if key <= node.low:
+            return total + _common(among, node.members)
+        if key > node.high:
+            return total
+        inside = node.members if among is None else node.members & among
+        return total + sum(self.quality(position) >= min_quality for position in inside)
+
+    def page(self, among: BitMap | None, offset: int, end: int) -> list[int]:
+        """Numbers `offset` to `end` - 1 in the order of the documents of a set (`None`: of all)."""
+        if self._root is None or offset >= end:
+            return []
+        if among is not None and len(among) <= _FEW:
+            return self._sorted(among)[offset:end]
+        found: list[int] = []
+        nodes: list[_Node] = [self._root]
+        wanted = end - offset
+        while nodes and len(found) < wanted:
+            node = nodes.pop()
+            if offset:
+                inside = _common(among, node.members)
+                if inside <= offset:
+                    offset -= inside
+                    continue
+            elif among is not None and not among.intersect(node.members):
+                continue
+            if isinstance(node, _Fork):
+                nodes += (node.low, node.high)
+                continue
+            members = node.members if among is None else node.members & among
+            last = offset + wanted - len(found)
+            if node.low == node.high:
+                found += members[offset:last]
+            else:
+                found += self._sorted(members)[offset:last]
+            offset = 0
+        return found
+
+    def _sorted(self, members: BitMap) -> list[int]:
+        return sorted(members, key=lambda position: (-self.quality(position), position))
+
+
+def _common(among: BitMap | None, members: BitMap) -> int:
+    return len(members) if among is None else among.intersection_cardinality(members)
+
+
+def _key(quality: float) -> int:
+    """A whole number of 64 bits, in the same order as the qualities."""
+    (bits,) = struct.unpack("<Q", struct.pack("<d", quality))
+    return bits ^ (_ALL_BITS if bits & _SIGN else _SIGN)  # type: ignore[no-any-return]

@@ -1,0 +1,313 @@
+"""The search index against the plain definition of each answer, and against itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
+from pyroaring import BitMap
+
+from kpstore.index import DocumentIndex, GramIndex, Ids, Pages, QualityOrder, text_of
+from kpstore.index.grams import _END, _MAX_DEPTH
+from kpstore.stores import Document, DocumentQuery
+
+T = TypeVar("T")
+
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "übel",
+    "日本語",
+    "the",
+    "of",
+    "a",
+    "in",
+    "index",
+    "indexing",
+    "😀",
+    "e\u0301",
+]
+
+
+def answer(steps: Generator[None, None, T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+
+def finish(index: GramIndex | DocumentIndex) -> None:
+    while index.work(0.1):
+        pass
+
+
+def prose(dice: random.Random) -> str:
+    return " ".join(dice.choices(WORDS, k=dice.randint(0, 8)))
+
+
+def naive(texts: dict[int, bytes], query: bytes) -> list[int]:
+    return [position for position, text in sorted(texts.items()) if query in text]
+
+
+def check_postings(index: GramIndex, texts: dict[int, bytes]) -> None:
+    """Each node has exactly the documents that contain its string; extended ones, all their children."""
+    strings: dict[bytes, list[int]] = {}
+    for position, text in sorted(texts.items()):
+        ends = range(1, _MAX_DEPTH + 1)
+        for string in {text[at : at + length] for at in range(len(text)) for length in ends}:
+            if _END not in string:
+                strings.setdefault(string, []).append(position)
+    here = set(index._strings)
+    extended = {index._strings[node] for node in index._node_of[1 : index._rows]}
+    for node, string in enumerate(index._strings[1:], 1):
+        assert list(index._postings[node]) == strings.get(string, []), string
+    assert all(string in here for string in strings if string[:-1] in extended)
+
+
+@pytest.mark.parametrize("bound", [1, 5, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_query_is_answered_exactly_through_a_random_history(seed: int, bound: int) -> None:
+    dice = random.Random(seed)
+    index, texts = GramIndex(bound), dict[int, bytes]()
+    for step in range(600):
+        action = dice.random()
+        if action < 0.7 or not texts:
+            position = len(texts) + step * 1000 if action < 0.5 or not texts else dice.choice(list(texts))
+            texts[position] = text_of([prose(dice), prose(dice)])
+            index.put(position, texts[position])
+        elif action < 0.8:
+            position = dice.choice(list(texts))
+            del texts[position]
+            index.remove(position)
+        elif action < 0.9:
+            index.work(0)
+        if step % 10 == 0:
+            text = prose(dice)
+            begin = dice.randint(0, len(text))
+            query = (text[begin : begin + dice.randint(1, 20)] or dice.choice(WORDS)).encode()
+            within = BitMap(dice.sample(list(texts), len(texts) // 2)) if step % 20 else None
+            expected = [one for one in naive(texts, query) if within is None or one in within]
+            assert list(answer(index.find(query, within))) == expected
+    finish(index)
+    assert index.pending == 0
+    check_postings(index, texts)
+
+
+def test_a_query_that_others_interrupt_answers_as_of_its_end() -> None:
+    index = GramIndex(10_000)
+    for position in range(2000):
+        index.put(position, b"some text %d" % position)
+    finish(index)
+    # None of these is in the trie, which is not extended with so high a bound: all are looked through.
+    steps = index.find(b"some text")
+    next(steps)
+    index.put(5, b"changed")
+    index.remove(6)
+    index.put(1999, b"still some text")
+    index.put(3000, b"one more with some text")
+    finish(index)  # what has been taken in meanwhile is noticed too
+    assert list(answer(steps)) == [one for one in range(2000) if one not in (5, 6)] + [3000]
+    # What the index itself holds was not changed on the way.
+    assert list(answer(index.find(b"changed"))) == [5]
+
+
+def test_a_document_changed_while_it_is_taken_in_is_found_by_its_last_text() -> None:
+    index = GramIndex(1)
+    for position in range(50):
+        index.put(position, b"first")
+    index.work(0)  # has begun with them
+    index.put(7, b"second")
+    index.remove(8)
+    assert list(answer(index.find(b"first"))) == [one for one in range(50) if one not in (7, 8)]
+    assert list(answer(index.find(b"second"))) == [7]
+    finish(index)
+    check_postings(index, {one: b"second" if one == 7 else b"first" for one in range(50) if one != 8})
+
+
+def test_a_bulk_is_laid_out_first_and_found_exactly() -> None:
+    dice = random.Random(1)
+    texts = {position: prose(dice).encode() for position in range(9000)}
+    index = GramIndex()
+    for position, text in texts.items():
+        index.put(position, text)
+    finish(index)
+    assert index._laid_out_for == 9000
+    for query in (
+        b"a",
+        b"the",
+        b"of the",
+        b"index",
+        b"indexing",
+        b"the of a in",
+        b"nowhere",
+        "日本".encode(),
+    ):
+        assert list(answer(index.find(query))) == naive(texts, query)
+    for node in range(1, len(index._strings), 50):
+        assert list(index._postings[node]) == naive(texts, index._strings[node])
+
+
+def test_a_boilerplate_does_not_extend_the_trie_without_end() -> None:
+    index = GramIndex(2)
+    texts = {position: b"0123456789" * 20 + b" %d" % position for position in range(20)}
+    for position, text in texts.items():
+        index.put(position, text)
+    finish(index)
+    assert max(map(len, index._strings)) == _MAX_DEPTH
+    for query in (b"0123456789" * 15, b"0123456789" * 20 + b" 7", b"9012345678" * 20):
+        assert list(answer(index.find(query))) == naive(texts, query)
+
+
+def test_a_text_longer_than_a_chunk_is_found_at_every_place() -> None:
+    text = b" ".join(b"%d" % (number % 100) for number in range(40_000)) + b" the end"
+    texts = {1: text, 2: text[:100_000], 3: b"7 8 9", 4: b"the end"}
+    index = GramIndex(1)
+    for position, each in texts.items():
+        index.put(position, each)
+    finish(index)
+    check_postings(index, texts)
+    for query in (b"98 99 0 1", b"99 the", b"9 the end", b"7 8 9", b"the end", b"the end "):
+        assert list(answer(index.find(query))) == naive(texts, query)
+
+
+def test_steps_of_work_are_short() -> None:
+    """So many documents go in one step, however many wait: what a step does is bounded."""
+    index = GramIndex()
+    dice = random.Random(2)
+    for position in range(3000):
+        index.put(position, prose(dice).encode())
+    steps = 0
+    while index.work(0):
+        steps += 1
+    assert steps > 100
+
+
+# --- order ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "qualities",
+    [[0.5], [0.0, -0.0, 1.0], [n / 100 for n in range(101)], None, [-1e308, 1e308, -0.5, 7.25, 5e-324]],
+    ids=["one", "zeros", "hundredths", "any", "out of range"],
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | None, seed: int) -> None:
+    dice = random.Random(seed)
+    order, known = QualityOrder(), dict[int, float]()
+
+    def draw() -> float:
+        return dice.random() if qualities is None else dice.choice(qualities)
+
+    for step in range(4000):
+        if known and dice.random() < 0.3:
+            position = dice.choice(list(known))
+            order.remove(position)
+            del known[position]
+        position = step if dice.random() < 0.9 else step * 100_000
+        if position not in known:
+            known[position] = draw()
+            order.add(position, known[position])
+    for _ in range(40):
+        share = dice.choice([None, 0.001, 0.05, 0.5, 1.0])
+        among = None if share is None else BitMap(one for one in known if dice.random() < share)
+        expected = sorted(
+            (one for one in known if among is None or one in among), key=lambda one: (-known[one], one)
+        )
+        offset = dice.randint(0, len(expected) + 2)
+        end = offset + dice.randint(0, 50)
+        assert order.page(among, offset, end) == expected[offset:end]
+        least = dice.choice([None, draw(), dice.uniform(-0.1, 1.1)])
+        assert order.count(among, least) == sum(least is None or known[one] >= least for one in expected)
+    for position in list(known):
+        order.remove(position)
+    assert order.count(None) == 0
+    assert order.page(None, 0, 10) == []
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+def test_every_filter_and_page_is_that_of_the_plain_definition() -> None:
+    dice = random.Random(3)
+    index, documents = DocumentIndex(), dict[int, Document]()
+
+    def draw(position: int) -> Document:
+        return Document(
+            id=str(position),
+            body=b"",
+            quality=dice.choice([0.1, 0.5, dice.random()]),
+            texts=(prose(dice), prose(dice)),
+            domain=dice.choice([None, "x", "ü"]),
+            tags=frozenset(dice.choices(["one", "two", "three"], k=2))
+            | (frozenset(map(str, range(600))) if dice.random() < 0.05 else frozenset()),
+            type=dice.choice(["", "A", "B"]),
+            agent_id=dice.choice([None, "ada", "bob"]),
+        )
+
+    for step in range(1500):
+        position = dice.choice([*documents, step]) if documents else step
+        if position in documents and dice.random() < 0.3:
+            index.remove(position)
+            del documents[position]
+        else:
+            documents[position] = draw(position)
+            index.put(position, documents[position], text_of(documents[position].texts))
+        if dice.random() < 0.2:
+            index.work(0)
+        if step % 15:
+            continue
+        query = DocumentQuery(
+            text=dice.choice([None, dice.choice(WORDS), prose(dice) or None]),
+            domain=dice.choice([None, "x", "nowhere"]),
+            tags=dice.choice([frozenset(), frozenset({"one"}), frozenset({"none", "599"})]),
+            types=dice.choice([frozenset(), frozenset({"A"}), frozenset({"A", "B"})]),
+            min_quality=dice.choice([None, 0.5, 0.7]),
+        )
+        matching = [one for one, document in documents.items() if query.matches(document)]
+        matching.sort(key=lambda one: (-documents[one].quality, one))
+        offset = dice.choice([0, 3, len(matching)])
+        assert answer(index.search(query, offset, 7)) == (matching[offset : offset + 7], len(matching))
+        agent = dice.choice(["ada", "bob", "eve"])
+        assert list(index.of_agent(agent)) == sorted(
+            one for one, document in documents.items() if document.agent_id == agent
+        )
+
+
+def test_values_that_nobody_has_any_more_take_no_space() -> None:
+    index = DocumentIndex()
+    for number in range(1000):
+        document = Document(id="x", body=b"", quality=0.5, texts=(), domain=str(number), agent_id=str(number))
+        index.put(0, document, b"")
+    assert len(index._facet_ids) == 3
+    assert len(index._members) <= 5
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def test_pages_hold_what_a_dictionary_would() -> None:
+    pages, plain = Pages[int](), dict[int, int]()
+    dice = random.Random(4)
+    for position in range(0, 50_000, 7):
+        pages[position] = plain[position] = dice.random().__hash__()
+    for position in dice.sample(list(plain), 3000):
+        assert pages.pop(position) == plain.pop(position)
+    assert [pages.get(one) for one in range(50_010)] == [plain.get(one) for one in range(50_010)]
+    for after, until in ((-1, 60_000), (100, 20_000), (4095, 4096), (8190, 8200)):
+        assert list(pages.between(after, until)) == [
+            (one, value) for one, value in plain.items() if after < one <= until
+        ]
+
+
+def test_ids_are_found_until_they_are_forgotten() -> None:
+    ids = Ids()
+    for number in range(5000):
+        ids[f"id {number}"] = number
+    assert ids.pop("id 7") == 7
+    assert ids.pop("id 7") is None
+    assert [ids.get(f"id {number}") for number in (6, 7, 4999, 5000)] == [6, None, 4999, None]

@@ -64,11 +64,13 @@ def acknowledged_before_commit(stores: AllStores) -> None:
 @mutant_opening("SQL-2", base="sqlite")
 async def newer_versions_are_opened(settings: Any, clock: Any) -> AllStores:
     """A file of a newer schema is taken for one of this."""
+    from kpstore.backends.sqlite.schema import VERSION
+
     try:
         return await _open(settings, clock)
     except SchemaVersionError:
         with sqlite3.connect(settings.sqlite_path) as db:
-            db.execute("PRAGMA user_version = 1")
+            db.execute(f"PRAGMA user_version = {VERSION}")
         db.close()
         return await _open(settings, clock)
 

@@ -169,7 +169,8 @@ async def other_databases_are_refused(lab: Lab) -> None:
     cases = {
         "plain": ["CREATE TABLE notes (id, text)", "INSERT INTO notes VALUES (1, 'mine')"],
         "in WAL mode": ["PRAGMA journal_mode = WAL", "CREATE TABLE notes (id, text)"],
-        "with our version": ["CREATE TABLE notes (id, text)", "PRAGMA user_version = 1"],
+        "with our version": ["CREATE TABLE notes (id, text)", "PRAGMA user_version = 2"],
+        "with our first version": ["CREATE TABLE notes (id, text)", "PRAGMA user_version = 1"],
         "with an application_id": ["CREATE TABLE notes (id, text)", "PRAGMA application_id = 252006673"],
         "with an application_id and no table": ["PRAGMA application_id = 252006673"],
         "with a table skills of its own": ["CREATE TABLE skills (id INTEGER PRIMARY KEY, level INT)"],

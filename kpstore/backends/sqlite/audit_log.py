@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
+from kpstore.backends.audit_blocks import append_entry, find_entries, remove_expired
 from kpstore.backends.sqlite.database import Database
 from kpstore.backends.sqlite.documents import last_position
 from kpstore.stores import AuditDocument, AuditLogStore, AuditQuery, StoreContext
@@ -20,32 +20,13 @@ class SqliteAuditLogStore(AuditLogStore):
 
     async def _append(self, entry: AuditDocument, expired_before: int) -> None:
         def append(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO audit_log (at, agent_id, action, body) VALUES (?, ?, ?, CAST(? AS TEXT))",
-                (entry.at, entry.agent_id, entry.action, entry.body),
-            )
-            db.execute(
-                "DELETE FROM audit_log WHERE position IN"
-                " (SELECT position FROM audit_log WHERE at < ? ORDER BY at LIMIT ?)",
-                (expired_before, CLEANED_PER_CALL),
-            )
+            append_entry(db, entry)
+            remove_expired(db, expired_before, CLEANED_PER_CALL)
 
         await self._database.write(append)
 
     async def _query(self, query: AuditQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
-        where, values = _conditions(query)
-
-        def search(db: sqlite3.Connection) -> tuple[list[bytes], int]:
-            total = db.execute(f"SELECT COUNT(*) FROM audit_log WHERE {where}", values).fetchone()[0]
-            if limit == 0 or offset >= total:
-                return [], total
-            rows = db.execute(
-                f"SELECT CAST(body AS BLOB) FROM audit_log WHERE {where} ORDER BY position LIMIT ? OFFSET ?",
-                (*values, limit, offset),
-            )
-            return [body for (body,) in rows], total
-
-        return await self._database.search(search)
+        return await self._database.search(find_entries, query, offset, limit)
 
     async def _last_position(self) -> int:
         return await self._database.read(last_position, "audit_log")
@@ -59,16 +40,3 @@ class SqliteAuditLogStore(AuditLogStore):
             ).fetchall()
 
         return await self._database.search(scan)
-
-
-def _conditions(query: AuditQuery) -> tuple[str, list[Any]]:
-    conditions, values = ["at >= ?"], [query.since]
-    for condition, value in (
-        ("at <= ?", query.until),
-        ("agent_id = ?", query.agent_id),
-        ("action = ?", query.action),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            values.append(value)  # type: ignore[arg-type]  # numbers and texts
-    return " AND ".join(conditions), values

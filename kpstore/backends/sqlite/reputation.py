@@ -9,6 +9,7 @@ from typing import Any
 
 from kpstore.backends.sqlite.database import Database
 from kpstore.backends.sqlite.documents import column_text, last_position
+from kpstore.backends.sqlite.leaderboard import leaderboard_positions
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
@@ -89,11 +90,11 @@ class SqliteReputationStore(ReputationStore):
 
     async def _leaderboard(self, offset: int, limit: int) -> tuple[list[ReputationRecord], int]:
         def leaderboard(db: sqlite3.Connection) -> tuple[list[ReputationRecord], int]:
-            total = db.execute("SELECT COUNT(*) FROM reputation").fetchone()[0]
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM reputation ORDER BY score DESC, position LIMIT ? OFFSET ?",
-                (limit, offset),
-            ).fetchall()
+            positions, total = leaderboard_positions(db, offset, limit)
+            rows = [
+                db.execute(f"SELECT {_COLUMNS} FROM reputation WHERE position = ?", (position,)).fetchone()
+                for position in positions
+            ]
             return [_record(db, row) for row in rows], total
 
         return await self._database.search(leaderboard)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
+from kpstore.backends.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
+from kpstore.backends.sqlite.leaderboard import TABLE as LEADERBOARD_TABLE
+from kpstore.backends.sqlite.leaderboard import create_parts
 from kpstore.backends.sqlite.typescript import is_typescript_registry, upgrade_typescript_registry
 from kpstore.errors import DataCorruptionError, SchemaVersionError
 
-VERSION = 1  # PRAGMA user_version
+VERSION = 2  # PRAGMA user_version
 APPLICATION_ID = 0x6B707374  # "kpst": tells our files from other programs' (PRAGMA application_id)
 
 # Positions are never used again (AUTOINCREMENT), so that a scan which goes on after the
@@ -89,14 +92,13 @@ TABLES = {
         identifier TEXT NOT NULL,
         at INTEGER NOT NULL
     """,
-    "audit_log": """
-        position INTEGER PRIMARY KEY AUTOINCREMENT,
-        at INTEGER NOT NULL,
-        agent_id TEXT NOT NULL,
-        action TEXT NOT NULL,
-        body TEXT NOT NULL
-    """,
+    "audit_log": LOG_TABLE,
+    # Derived: totals that nothing has to count up when they are asked for.
+    "audit_blocks": BLOCKS_TABLE,
+    "leaderboard_parts": LEADERBOARD_TABLE,
 }
+# The tables that came with a version.
+_NEW_IN = {2: {"audit_blocks", "leaderboard_parts"}}
 # One row: 1 where something was deleted or replaced since the file was last cleaned of what went (SQL-6).
 ERASURE = "owed INTEGER NOT NULL"
 # What goes from these leaves traces of somebody's data; the other tables only ever grow.
@@ -107,7 +109,7 @@ ERASED_BY = {
     "rate_limit_violations": ("DELETE",),
     "audit_log": ("DELETE",),
 }
-WITHOUT_ROWID = {"skill_tags", "reputation_history", "rate_limits"}
+WITHOUT_ROWID = {"skill_tags", "reputation_history", "rate_limits", "audit_blocks", "leaderboard_parts"}
 INDEXES = {
     "skills_by_quality": "skills (quality DESC)",
     "skills_by_domain": "skills (domain, quality DESC)",
@@ -124,9 +126,7 @@ INDEXES = {
     "rate_limits_by_full_at": "rate_limits (full_at)",
     "rate_limit_violations_by_identifier": "rate_limit_violations (identifier, at)",
     "rate_limit_violations_by_time": "rate_limit_violations (at)",
-    "audit_log_by_time": "audit_log (at)",
-    "audit_log_by_agent": "audit_log (agent_id)",
-    "audit_log_by_action": "audit_log (action)",
+    **LOG_INDEXES,
 }
 
 
@@ -144,7 +144,7 @@ def is_current(db: sqlite3.Connection, location: str) -> bool:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     check_version(version, location)
     application = db.execute("PRAGMA application_id").fetchone()[0]
-    if version != VERSION:
+    if version == 0:
         is_used = db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
         if application not in (0, APPLICATION_ID) or (is_used and not is_typescript_registry(db, location)):
             raise DataCorruptionError(
@@ -152,26 +152,36 @@ def is_current(db: sqlite3.Connection, location: str) -> bool:
             )
         return False
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    missing = sorted({*TABLES, "erasure"} - tables)
+    later = set().union(*(names for number, names in _NEW_IN.items() if number > version))
+    missing = sorted({*TABLES, "erasure"} - later - tables)
     if application != APPLICATION_ID or missing:
         raise DataCorruptionError(
             f"{location}: is marked as schema {version} but is not a kpstore database"
             + (f": it has no table {missing[0]}" if missing else "")
         )
-    return True
+    return bool(version == VERSION)
 
 
 def bring_up_to_date(db: sqlite3.Connection, location: str) -> None:
     """Make the tables, or upgrade older ones, within the caller's transaction."""
     if is_current(db, location):  # another process was faster
         return
-    if is_typescript_registry(db, location):
+    if db.execute("PRAGMA user_version").fetchone()[0] > 0:
+        _upgrade(db)
+    elif is_typescript_registry(db, location):
         upgrade_typescript_registry(db, create_tables)
         db.execute("UPDATE erasure SET owed = 1")  # the registry left what it deleted where it was
     else:
         create_tables(db)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Turn the tables of version 1 into ours."""
+    for name in LOG_INDEXES:  # which have other columns now
+        db.execute(f"DROP INDEX IF EXISTS {name}")
+    create_tables(db)
 
 
 def create_tables(db: sqlite3.Connection) -> None:
@@ -189,3 +199,5 @@ def create_tables(db: sqlite3.Connection) -> None:
                 f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()}_owes AFTER {event} ON {table}"
                 " WHEN (SELECT owed FROM erasure) <> 1 BEGIN UPDATE erasure SET owed = 1; END"
             )
+    create_parts(db)
+    create_blocks(db)

@@ -1,0 +1,277 @@
+"""Totals that the SQLite backend keeps instead of counting agree with the rows, whatever came before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpstore import ManualClock, Settings, create_store
+from kpstore.backends import audit_blocks
+from kpstore.backends.sqlite import leaderboard, schema
+from kpstore.clock import to_micros
+from kpstore.stores import AuditDocument, AuditQuery
+
+SEED = int(os.environ.get("KP_COUNTS_SEED", "1"))
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as opened:
+        schema.create_tables(opened)
+        yield opened
+
+
+def check_blocks(db: sqlite3.Connection) -> int:
+    """Each block's count is that of its entries, its times enclose theirs; how many blocks there are."""
+    blocks = db.execute(
+        "SELECT agent_id, action, last, after, entries, earliest, latest FROM audit_blocks"
+    ).fetchall()
+    for agent_id, action, last, after, entries, earliest, latest in blocks:
+        found, first, final = db.execute(
+            "SELECT COUNT(*), MIN(at), MAX(at) FROM audit_log WHERE position > ? AND position <= ?"
+            " AND (? = '' OR agent_id = ?) AND (? = '' OR action = ?)",
+            (after, last, agent_id, agent_id, action, action),
+        ).fetchone()
+        assert found == entries > 0, (agent_id, action, last)
+        assert earliest <= first <= final <= latest
+    return len(blocks)
+
+
+def expected(rows: list[tuple[int, AuditDocument]], query: AuditQuery) -> list[bytes]:
+    return [entry.body for _, entry in rows if query.matches(entry)]
+
+
+@pytest.mark.parametrize("disorder_us", [0, 5, 1_000_000])
+def test_totals_and_pages_of_the_audit_log_agree_with_its_entries(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, disorder_us: int
+) -> None:
+    monkeypatch.setattr(audit_blocks, "BLOCK", 6)
+    random.seed(SEED)
+    dice = random.Random(SEED)
+    rows: list[tuple[int, AuditDocument]] = []
+    now, most_blocks = 1000, 0
+    for number in range(900):
+        now += dice.choice([0, 1, 10])
+        at = now - dice.randint(0, disorder_us)
+        entry = AuditDocument(f'"{number}"'.encode(), dice.choice("abc"), dice.choice(["", "x", "y"]), at)
+        audit_blocks.append_entry(db, entry)
+        rows.append((number + 1, entry))
+        expired_before = at - 2000
+        audit_blocks.remove_expired(db, expired_before, 3)
+        for position, old in sorted(rows, key=lambda row: (row[1].at, row[0]))[:3]:
+            if old.at < expired_before:
+                rows.remove((position, old))
+        if number % 30 == 0:
+            most_blocks = max(most_blocks, check_blocks(db))
+            remaining = {body for (body,) in db.execute("SELECT CAST(body AS BLOB) FROM audit_log")}
+            assert len(remaining) == len(rows)
+            rows = [row for row in rows if row[1].body in remaining]  # of ties in time SQLite chose
+        if number % 3 == 0:
+            since = dice.choice([-(2**62), now - dice.randint(0, 3000)])
+            query = AuditQuery(
+                dice.choice([None, "a", "d"]),
+                dice.choice([None, "x", "z"]),
+                since,
+                dice.choice([None, since + dice.randint(-5, 2000), now]),
+            )
+            if number % 30 == 0:
+                matches = expected(rows, query)
+                for offset, limit in ((0, 20), (dice.randrange(200), dice.randrange(40)), (0, 1000), (5, 0)):
+                    found = audit_blocks.find_entries(db, query, offset, limit)
+                    assert found == (matches[offset : offset + limit], len(matches)), (query, offset, limit)
+    assert most_blocks > 30
+
+
+def check_parts(db: sqlite3.Connection, part: int) -> int:
+    """Each part's count is that of its agents, and none is too large; how many parts there are."""
+    parts = db.execute("SELECT rank, position, agents FROM leaderboard_parts ORDER BY rank, position")
+    starts = parts.fetchall()
+    agents = [(-score, position) for score, position in db.execute("SELECT score, position FROM reputation")]
+    for index, (rank, position, count) in enumerate(starts):
+        end = starts[index + 1][:2] if index + 1 < len(starts) else (float("inf"), 0)
+        assert count == sum((rank, position) <= agent < end for agent in agents), (rank, position)
+        assert count < part * 2
+    return len(starts)
+
+
+@pytest.mark.parametrize("scores", [1, 7, 10**6])
+def test_pages_of_the_leaderboard_agree_with_its_agents(scores: int) -> None:
+    part = 16
+    dice = random.Random(SEED)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute("CREATE TABLE reputation (position INTEGER PRIMARY KEY, score REAL NOT NULL)")
+        db.execute("CREATE INDEX reputation_by_score ON reputation (score DESC)")
+        db.execute(f"CREATE TABLE leaderboard_parts ({leaderboard.TABLE}) WITHOUT ROWID")
+        leaderboard.create_parts(db, part)
+        most_parts = 0
+        for number in range(1500):
+            score = float(dice.randrange(scores)) + number // 300  # so that the lower parts empty
+            count = db.execute("SELECT COUNT(*) FROM reputation").fetchone()[0]
+            match dice.randrange(10):
+                case 0 if count:
+                    db.execute("DELETE FROM reputation WHERE position = ?", (dice.randrange(count) + 1,))
+                case 1 | 2 | 3 | 4 if count:
+                    db.execute(
+                        "UPDATE reputation SET score = ? WHERE position = ?", (score, dice.randrange(count))
+                    )
+                case _:
+                    db.execute("INSERT INTO reputation (score) VALUES (?)", (score,))
+            if number % 10 == 0:
+                most_parts = max(most_parts, check_parts(db, part))
+                ranked = [
+                    p for (p,) in db.execute("SELECT position FROM reputation ORDER BY score DESC, position")
+                ]
+                for offset in (0, dice.randrange(len(ranked) + 2), len(ranked) - 1, len(ranked)):
+                    page = leaderboard.leaderboard_positions(db, max(0, offset), 7)
+                    assert page == (ranked[max(0, offset) :][:7], len(ranked)), offset
+        assert most_parts > 20
+        before = db.execute("SELECT COUNT(*) FROM reputation").fetchone()
+        db.execute("DELETE FROM leaderboard_parts")
+        leaderboard.create_parts(db, part)
+        assert check_parts(db, part) > 20
+        db.execute("DELETE FROM reputation")
+        assert before > (0,)
+        assert leaderboard.leaderboard_positions(db, 0, 5) == ([], 0)
+
+
+def first_version(path: Path, agents: int, entries: int) -> None:
+    """A file as kpstore 0.1 made it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript((Path(__file__).parent / "data" / "schema-1.sql").read_text())
+        db.execute("BEGIN")
+        at = to_micros(NOW)
+        db.executemany(
+            "INSERT INTO reputation (agent_id, score, contributions, validations, first_seen, updated_at,"
+            " entries) VALUES (?, ?, 0, 0, ?, ?, 0)",
+            ((f"agent{n}", n % 10, at, at) for n in range(agents)),
+        )
+        body = (
+            '{"id":"%d","action":"%s","agent_id":"%s","resource_type":"t","resource_id":"r",'
+            '"timestamp":"2026-01-15T12:00:00Z","ip":"::1","details":null}'
+        )
+        db.executemany(
+            "INSERT INTO audit_log (at, agent_id, action, body) VALUES (?, ?, ?, ?)",
+            (
+                (at, agent, action, body % (n, action, agent))
+                for n, agent, action in ((n, "ab"[n % 2], ["", "x", "y"][n % 3]) for n in range(entries))
+            ),
+        )
+        db.execute("COMMIT")
+
+
+def schema_of(path: Path) -> list[Any]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT type, name, tbl_name FROM sqlite_master ORDER BY type, name").fetchall()
+
+
+async def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    first_version(path, 10_000, 13_000)
+    settings = Settings(sqlite_path=str(path))
+    async with create_store("sqlite", settings=settings, clock=ManualClock(NOW)) as stores:
+        page = await stores.reputation.get_leaderboard(offset=7500, limit=3)
+        assert [record.agent_id for record in page.data] == ["agent5002", "agent5012", "agent5022"]
+        assert page.total == 10_000
+        log = await stores.audit_log.query(agent_id="a", offset=6400, limit=2)
+        assert (log.total, [entry.id for entry in log.data]) == (6500, ["12800", "12802"])
+        both = await stores.audit_log.query(agent_id="b", action="x", offset=2100, limit=1)
+        assert (both.total, [entry.id for entry in both.data]) == (2167, ["12601"])
+        assert (await stores.audit_log.query(offset=12_999)).data[0].id == "12999"
+        await stores.reputation.upsert("new", 100, "r")
+        assert (await stores.reputation.get_leaderboard(limit=1)).data[0].agent_id == "new"
+    async with create_store("sqlite", settings=replace(settings, sqlite_path=str(tmp_path / "new.db"))):
+        pass
+    assert schema_of(path) == schema_of(tmp_path / "new.db")
+    with closing(sqlite3.connect(path)) as db:
+        assert check_blocks(db) == 12 + 2 * 6 + 2 * 4 + 4 * 2
+        assert check_parts(db, leaderboard.PART) == 3
+        assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+
+
+_OPEN = """
+import asyncio, sqlite3, sys
+from kpstore import Settings, create_store
+from kpstore.backends.sqlite import schema
+statements = 0
+create_tables = schema.create_tables
+def dying(db):
+    def trace(statement):
+        global statements
+        statements += 1
+        if statements == int(sys.argv[2]):
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+    db.set_trace_callback(trace)
+    create_tables(db)
+schema.create_tables = dying
+async def main():
+    async with create_store("sqlite", settings=Settings(sqlite_path=sys.argv[1])):
+        print(statements)
+asyncio.run(main())
+"""
+
+
+def test_an_upgrade_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    for moment in (1, 20, 40, 54):
+        path.unlink(missing_ok=True)
+        first_version(path, 100, 3000)
+        killed = subprocess.run(
+            [sys.executable, "-c", _OPEN, str(path), str(moment)], check=False, capture_output=True
+        )
+        assert killed.returncode == -9, f"it ended before statement {moment}: {killed.stdout!r}"
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        whole = subprocess.run(
+            [sys.executable, "-c", _OPEN, str(path), "0"], check=False, capture_output=True, text=True
+        )
+        assert whole.returncode == 0, whole.stderr
+        assert int(whole.stdout) > 54
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+            assert check_blocks(db) == 2 + 2
+            assert check_parts(db, leaderboard.PART) == 1
+
+
+async def test_counts_agree_after_many_handles_wrote_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_blocks, "BLOCK", 8)
+    path = tmp_path / "shared.db"
+    clock = ManualClock(NOW)
+    settings = Settings(sqlite_path=str(path))
+    async with (
+        create_store("sqlite", settings=settings, clock=clock) as one,
+        create_store("sqlite", settings=settings, clock=clock) as other,
+    ):
+
+        async def write(worker: int) -> None:
+            stores = (one, other)[worker % 2]
+            for n in range(40):
+                if n == 20 and worker == 0:
+                    clock.advance(timedelta(days=91))
+                await stores.audit_log.log("act", f"a{worker % 3}", "t", "r", "ip")
+                await stores.reputation.upsert(f"agent{n % 7}", worker - 3, "r")
+
+        await asyncio.gather(*(write(worker) for worker in range(8)))
+        total = (await other.audit_log.query(limit=0)).total
+        assert (await one.reputation.get_leaderboard(limit=0)).total == 7
+    with closing(sqlite3.connect(path)) as db:
+        since = to_micros(clock() - timedelta(days=90))
+        assert db.execute("SELECT COUNT(*) FROM audit_log WHERE at >= ?", (since,)).fetchone() == (total,)
+        assert check_blocks(db) > 3
+        check_parts(db, leaderboard.PART)

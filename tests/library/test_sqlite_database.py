@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from kpstore import (
     AllStores,
     BackendUnavailableError,
     DataCorruptionError,
+    ReputationRecord,
     Settings,
     StoreClosedError,
     StoredSkill,
@@ -247,6 +248,124 @@ async def test_an_error_in_a_read_leaves_no_old_state_behind(database: Database)
     assert await numbers(database) == [1, 2]
     assert await database.search(lambda db: db.execute("SELECT COUNT(*) FROM numbers").fetchone()) == (2,)
     assert kept
+
+
+# Reads without a hop ------------------------------------------------------------
+
+
+def where_read(threads: list[int], error: Exception | None = None) -> Callable[[sqlite3.Connection], int]:
+    def work(db: sqlite3.Connection) -> int:
+        threads.append(threading.get_ident())
+        count: int = db.execute("SELECT COUNT(*) FROM numbers").fetchone()[0]
+        if error is not None and module.is_near(db):
+            db.execute("SELECT n FROM numbers UNION SELECT 2").fetchone()
+            raise error
+        return count
+
+    return work
+
+
+async def test_a_look_up_stays_on_this_thread_unless_it_is_too_much(database: Database) -> None:
+    here = threading.get_ident()
+    for error in (None, module.TooMuchHereError(), sqlite3.OperationalError("locked"), ValueError("a row")):
+        threads: list[int] = []
+        await database.write(insert(1))
+        before = len(await numbers(database))
+        assert await database.look_up(where_read(threads, error)) == before
+        assert await database.look_up(module.in_snapshot, where_read(threads, error)) == before
+        assert threads[0] == here
+        assert (len(threads), {*threads} == {here}) == ((2, True) if error is None else (4, False))
+        await database.write(insert(1))
+        # Nothing holds on to the state that the failed ones saw.
+        assert await database.look_up(where_read([])) == before + 1
+
+
+async def test_a_look_up_from_another_thread_is_left_to_the_readers(database: Database) -> None:
+    threads: list[int] = []
+    await database.write(insert(1))
+    database._near_thread = -1
+    assert await database.look_up(where_read(threads)) == 1
+    assert threading.get_ident() not in threads
+
+
+async def test_a_look_up_changes_nothing(database: Database) -> None:
+    near = database._near
+    assert near is not None
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        near.execute("INSERT INTO numbers VALUES (1)")
+
+
+async def test_long_histories_and_many_refusals_are_read_elsewhere(stores: AllStores) -> None:
+    database: Database = stores.reputation._database  # type: ignore[attr-defined]
+    hops = 0
+    read = database.read
+
+    async def counted(function: Any, *arguments: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return await read(function, *arguments)
+
+    database.read = counted  # type: ignore[method-assign]
+    for n in range(3):
+        await stores.reputation.upsert("short", n, "r" * 100)
+        await stores.reputation.upsert("long", n, "r" * 40_000)
+    for n in range(module.NEAR_ROWS):
+        if n % 100 == 0:
+            await stores.rate_limit.record_429("few")
+        await database.write(
+            lambda db: db.execute(
+                "INSERT INTO rate_limit_violations (identifier, at) SELECT 'many', MAX(at)"
+                " FROM rate_limit_violations"
+            ).close()
+        )
+    hour = timedelta(hours=1)
+    assert [entry.delta for entry in (await get(stores, "short")).history] == [0, 1, 2]
+    assert await stores.rate_limit.get_429_count("few", hour) == module.NEAR_ROWS // 100
+    assert hops == 0
+    assert [len(entry.reason) for entry in (await get(stores, "long")).history] == [40_000] * 3
+    assert await stores.rate_limit.get_429_count("many", hour) == module.NEAR_ROWS
+    assert hops == 2
+
+
+async def get(stores: AllStores, agent_id: str) -> ReputationRecord:
+    record = await stores.reputation.get(agent_id)
+    assert record is not None
+    return record
+
+
+async def test_a_key_that_another_process_revoked_never_verifies_here(path: Path, stores: AllStores) -> None:
+    code = """
+import asyncio, sys
+from kpstore import Settings, create_store
+async def main():
+    async with create_store("sqlite", settings=Settings(sqlite_path=sys.argv[1])) as stores:
+        print("open", flush=True)
+        while line := sys.stdin.readline().strip():
+            print(await stores.api_keys.revoke(line), flush=True)
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"open\n"
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as other:
+        for n in range(40):
+            key = await stores.api_keys.create("agent", {"read"}, "free")
+            for handle in (stores, other):
+                assert await handle.api_keys.verify(key.raw_key) is not None
+            if n % 2:
+                assert await other.api_keys.revoke(key.record.key_prefix)
+            else:
+                process.stdin.write(key.record.key_prefix.encode() + b"\n")
+                assert await process.stdout.readline() == b"True\n"
+            for handle in (stores, other):
+                assert await handle.api_keys.verify(key.raw_key) is None, (
+                    f"verifies after it was revoked: {n}"
+                )
+    process.stdin.close()
+    assert await process.wait() == 0
 
 
 async def test_a_changed_directory_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ async def no_write_ahead_log(settings: Any, clock: Any) -> AllStores:
     database = _database(stores)
     for connection in (database._reader, database._searcher, database._checkpointer):
         await connection.close()
+    database._near.close()
+    database._near = None
     await database._writer.run(lambda db: db.execute("PRAGMA journal_mode = DELETE").fetchall())
     database._reader = database._searcher = database._checkpointer = database._writer
     return stores
@@ -229,6 +231,8 @@ def _keep_free_pages(stores: AllStores) -> None:
 
     async def close() -> None:
         database._context.closed = True
+        if database._near is not None:
+            database._near.close()
         for connection in {database._reader, database._searcher, database._checkpointer, database._writer}:
             await connection.close()
 

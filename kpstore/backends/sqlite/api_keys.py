@@ -53,7 +53,7 @@ class SqliteApiKeyStore(ApiKeyStore):
             row = db.execute(f"SELECT {_COLUMNS} FROM api_keys WHERE key_hash = ?", (key_hash,)).fetchone()
             return None if row is None else _record(row)
 
-        return await self._database.read(by_hash)
+        return await self._database.look_up(by_hash)
 
     async def _revoke(self, key_prefix: str, at: datetime) -> bool:
         def revoke(db: sqlite3.Connection) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.sqlite.database import Database
+from kpstore.backends.sqlite.database import NEAR_ROWS, Database, TooMuchHereError, is_near
 from kpstore.records import RateLimitDecision
 from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
 from kpstore.stores.rate_limit import CLEANED_PER_CALL, VIOLATION_MEMORY_US
@@ -46,13 +46,17 @@ class SqliteRateLimitStore(RateLimitStore):
 
     async def _count_violations(self, identifier: str, since: int, until: int) -> int:
         def count(db: sqlite3.Connection) -> int:
+            most = NEAR_ROWS if is_near(db) else -1
             found: int = db.execute(
-                "SELECT COUNT(*) FROM rate_limit_violations WHERE identifier = ? AND at BETWEEN ? AND ?",
-                (identifier, since, until),
+                "SELECT COUNT(*) FROM (SELECT 1 FROM rate_limit_violations"
+                " WHERE identifier = ? AND at BETWEEN ? AND ? LIMIT ?)",
+                (identifier, since, until, most),
             ).fetchone()[0]
+            if found == most:
+                raise TooMuchHereError
             return found
 
-        return await self._database.read(count)
+        return await self._database.look_up(count)
 
 
 def _clean(db: sqlite3.Connection, now: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kpstore.backends.sqlite.database import Database
+from kpstore.backends.sqlite.database import NEAR_BYTES, Database, TooMuchHereError, in_snapshot, is_near
 from kpstore.backends.sqlite.documents import column_text, last_position
 from kpstore.backends.sqlite.leaderboard import leaderboard_positions
 from kpstore.clock import from_micros, to_micros
@@ -70,14 +71,14 @@ class SqliteReputationStore(ReputationStore):
             row = _find(db, agent_id)
             return None if row is None else _record(db, row)
 
-        return await self._database.search(get)
+        return await self._database.look_up(in_snapshot, get)
 
     async def _first_seen(self, agent_id: str) -> datetime | None:
         def first_seen(db: sqlite3.Connection) -> datetime | None:
             row = _find(db, agent_id)
             return None if row is None else from_micros(row[5])
 
-        return await self._database.read(first_seen)
+        return await self._database.look_up(first_seen)
 
     async def _history(self, agent_id: str, offset: int, limit: int) -> tuple[list[HistoryEntry], int]:
         def history(db: sqlite3.Connection) -> tuple[list[HistoryEntry], int]:
@@ -190,4 +191,11 @@ def _entries(db: sqlite3.Connection, agent: int, offset: int, limit: int) -> lis
         " ORDER BY number",
         (agent, offset, min(offset + limit, 2**63 - 1)),
     )
-    return [HistoryEntry(from_micros(at), float(delta), column_text(reason)) for at, delta, reason in rows]
+    entries = []
+    most = NEAR_BYTES if is_near(db) else math.inf
+    for at, delta, reason in rows:
+        entries.append(HistoryEntry(from_micros(at), float(delta), column_text(reason)))
+        most -= len(reason)
+        if most < 0:
+            raise TooMuchHereError
+    return entries

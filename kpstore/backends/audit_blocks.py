@@ -1,4 +1,4 @@
-"""Exact totals and deep pages of the audit log in SQL, without looking at every entry.
+"""The audit log in SQL, in a file or in memory: exact totals and deep pages, not looking at every entry.
 
 The entries of one key (an agent, an action, both, or all) are cut into blocks,
 consecutive in the order of logging, and each block knows how many entries it
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Generator
 from typing import Any
 
 from kpstore.stores import AuditDocument, AuditQuery
@@ -49,6 +50,7 @@ BLOCKS_TABLE = """
     PRIMARY KEY (agent_id, action, last)
 """
 
+_HIGHEST = 2**63 - 1
 _KEYS = (("''", "''"), ("OLD.agent_id", "''"), ("''", "OLD.action"), ("OLD.agent_id", "OLD.action"))
 
 
@@ -60,6 +62,15 @@ def _counted_out(agent_id: str, action: str) -> str:
         f" WHERE {key} AND last = (SELECT MIN(last) FROM audit_blocks WHERE {key} AND last >= OLD.position)"
         + (" AND OLD.action <> '';" if action == "OLD.action" else ";")
     )
+
+
+def create_log(db: sqlite3.Connection) -> None:
+    """Make the tables in an empty database."""
+    db.execute(f"CREATE TABLE audit_log ({LOG_TABLE})")
+    for name, columns in LOG_INDEXES.items():
+        db.execute(f"CREATE INDEX {name} ON {columns}")
+    db.execute(f"CREATE TABLE audit_blocks ({BLOCKS_TABLE}) WITHOUT ROWID")
+    create_blocks(db)
 
 
 def create_blocks(db: sqlite3.Connection) -> None:
@@ -121,30 +132,45 @@ def find_entries(
     db: sqlite3.Connection, query: AuditQuery, offset: int, limit: int
 ) -> tuple[list[bytes], int]:
     """A page of the bodies that match, in the order of logging; and how many match in all."""
+    steps = find_entries_in_steps(db, query, offset, limit)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            page: tuple[list[bytes], int] = done.value
+            return page
+
+
+def find_entries_in_steps(
+    db: sqlite3.Connection, query: AuditQuery, offset: int, limit: int
+) -> Generator[None, None, tuple[list[bytes], int]]:
+    """The same, with a pause after each block. Entries that are added meanwhile are not in it; none may be
+    removed.
+    """
     agent_id, action = query.agent_id or "", query.action or ""
-    until = 2**63 - 1 if query.until is None else query.until
+    until = _HIGHEST if query.until is None else query.until
     where, values = _key(agent_id, action)
     # The plus keeps SQLite from going by time, and sorting.
     within = f"FROM audit_log WHERE {where} AND position > ? AND position <= ? AND +at BETWEEN ? AND ?"
-
-    def count(after: int, last: int) -> int:
-        found: int = db.execute(
-            f"SELECT COUNT(*) {within}", (*values, after, last, query.since, until)
-        ).fetchone()[0]
-        return found
+    blocks = db.execute(
+        "SELECT after, last, CASE WHEN earliest >= ? AND latest <= ? THEN entries END FROM audit_blocks"
+        " WHERE agent_id = ? AND action = ? AND latest >= ? AND earliest <= ? ORDER BY last",
+        (query.since, until, agent_id, action, query.since, until),
+    ).fetchall()
+    (end,) = db.execute("SELECT COALESCE(MAX(position), -1) FROM audit_log").fetchone()
+    blocks.append((_last(db, agent_id, action), end, None))
 
     total = 0
     stretches = []  # (after, last, matches), in order
-    for after, last, entries, is_whole in db.execute(
-        "SELECT after, last, entries, earliest >= ? AND latest <= ? FROM audit_blocks"
-        " WHERE agent_id = ? AND action = ? AND latest >= ? AND earliest <= ? ORDER BY last",
-        (query.since, until, agent_id, action, query.since, until),
-    ).fetchall():
-        stretches.append((after, last, entries if is_whole else count(after, last)))
-        total += stretches[-1][2]
-    tail = _last(db, agent_id, action)
-    stretches.append((tail, 2**63 - 1, count(tail, 2**63 - 1)))
-    total += stretches[-1][2]
+    for after, last, entries in blocks:
+        matches = entries
+        if matches is None:
+            (matches,) = db.execute(
+                f"SELECT COUNT(*) {within}", (*values, after, last, query.since, until)
+            ).fetchone()
+            yield
+        stretches.append((after, last, matches))
+        total += matches
 
     bodies: list[bytes] = []
     for after, last, matches in stretches:
@@ -156,8 +182,20 @@ def find_entries(
                 (*values, after, last, query.since, until, limit - len(bodies), offset),
             )
             bodies.extend(body for (body,) in rows)
+            yield
         offset = max(0, offset - matches)
     return bodies, total
+
+
+def scan_entries(
+    db: sqlite3.Connection, after: int, until: int, limit: int, since: int
+) -> list[tuple[int, bytes]]:
+    """The first `limit` (position, body) with `after < position <= until`, `at >= since`; by position."""
+    return db.execute(
+        "SELECT position, CAST(body AS BLOB) FROM audit_log"
+        " WHERE position > ? AND position <= ? AND +at >= ? ORDER BY position LIMIT ?",
+        (after, until, since, limit),
+    ).fetchall()
 
 
 def _key(agent_id: str, action: str) -> tuple[str, list[Any]]:

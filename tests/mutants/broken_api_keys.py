@@ -291,7 +291,7 @@ def prefix_collision_is_accepted(stores: AllStores) -> None:
     insert = store._insert
 
     async def mutated(record: ApiKeyRecord) -> bool:
-        store._prefixes.pop(record.key_prefix, None)
+        store._prefixes.of(record.key_prefix).pop(record.key_prefix, None)
         return await insert(record)
 
     patch(store, _insert=mutated)

@@ -308,17 +308,19 @@ def a_refused_call_takes_what_is_left(stores: AllStores) -> None:
 def check_then_act(stores: AllStores) -> None:
     """The bucket is read, and written after another turn of the event loop."""
     update = stores.rate_limit._update_bucket
-    from kpstore.backends.memory.rate_limit import MemoryRateLimitStore
-
-    store = stores.rate_limit
-    assert isinstance(store, MemoryRateLimitStore)
 
     async def mutated(identifier: str, kind: str, change: Any, now: int) -> RateLimitDecision:
-        seen = store._buckets.get((identifier, kind))
-        await asyncio.sleep(0)
-        return await update(identifier, kind, lambda current: change(seen), now)
+        seen: list[Any] = []
 
-    patch(store, _update_bucket=mutated)
+        def look(current: Any) -> tuple[None, RateLimitDecision]:
+            seen.append(current)
+            return None, change(current)[1]
+
+        await update(identifier, kind, look, now)
+        await asyncio.sleep(0)
+        return await update(identifier, kind, lambda current: change(seen[0]), now)
+
+    patch(stores.rate_limit, _update_bucket=mutated)
 
 
 @mutant("GEN-9")

@@ -1,61 +1,68 @@
-"""The audit log in memory."""
+"""The audit log in memory: in a database of SQLite's that is no file, since its pages take indexes.
+
+Its entries are nothing that the garbage collector walks over, either.
+"""
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-from itertools import islice
+import asyncio
+import sqlite3
+from time import perf_counter
 
-from sortedcontainers import SortedDict
-
-from kpstore.backends.memory.slices import select
+from kpstore.backends.audit_blocks import (
+    append_entry,
+    create_log,
+    find_entries_in_steps,
+    remove_expired,
+    scan_entries,
+)
+from kpstore.backends.memory.slices import SLICE_S
 from kpstore.stores import AuditDocument, AuditLogStore, AuditQuery, StoreContext
 from kpstore.stores.audit_log import CLEANED_PER_CALL
+from kpstore.stores.base import SCAN_BATCH
 
 
 class MemoryAuditLogStore(AuditLogStore):
-    """The hooks of `AuditLogStore` on dictionaries."""
+    """The hooks of `AuditLogStore` on a table."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self._entries: SortedDict[int, AuditDocument] = SortedDict()  # by position
-        self._agents: dict[str, dict[int, AuditDocument]] = {}
-        self._oldest: list[tuple[int, int]] = []  # a heap of (at, position)
-        self._next_position = 0
+        self._db = sqlite3.connect(
+            ":memory:", isolation_level=None, cached_statements=256, check_same_thread=False
+        )
+        self._db.execute("PRAGMA temp_store = MEMORY")  # or it sorts in files
+        create_log(self._db)
+        self._queries = 0  # that are under way
+
+    def _close(self) -> None:
+        self._db.close()
 
     async def _append(self, entry: AuditDocument, expired_before: int) -> None:
-        position = self._next_position
-        self._next_position += 1
-        self._entries[position] = entry
-        self._agents.setdefault(entry.agent_id, {})[position] = entry
-        heappush(self._oldest, (entry.at, position))
-        for _ in range(CLEANED_PER_CALL):
-            if self._oldest[0][0] >= expired_before:
-                return
-            self._remove(heappop(self._oldest)[1])
-
-    def _remove(self, position: int) -> None:
-        entry = self._entries.pop(position)
-        own = self._agents[entry.agent_id]
-        del own[position]
-        if not own:
-            del self._agents[entry.agent_id]
+        append_entry(self._db, entry)
+        if self._queries == 0:  # they find what was there when they began
+            remove_expired(self._db, expired_before, CLEANED_PER_CALL)
 
     async def _query(self, query: AuditQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
-        if query.agent_id is None:
-            candidates = list(self._entries.values())
-        else:
-            candidates = list(self._agents.get(query.agent_id, {}).values())
-        found, total = await select(candidates, query.matches, offset, limit)
-        return [entry.body for entry in found], total
+        self._queries += 1
+        try:
+            steps = find_entries_in_steps(self._db, query, offset, limit)
+            until = perf_counter() + SLICE_S
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    page: tuple[list[bytes], int] = done.value
+                    return page
+                if perf_counter() > until:
+                    await asyncio.sleep(0)
+                    self._context.check_open()
+                    until = perf_counter() + SLICE_S
+        finally:
+            self._queries -= 1
 
     async def _last_position(self) -> int:
-        return self._next_position - 1
+        position: int = self._db.execute("SELECT COALESCE(MAX(position), -1) FROM audit_log").fetchone()[0]
+        return position
 
     async def _scan(self, after: int, until: int, limit: int, since: int) -> list[tuple[int, bytes]]:
-        positions = self._entries.irange(after, until, inclusive=(False, True))
-        living = (
-            (position, self._entries[position].body)
-            for position in positions
-            if self._entries[position].at >= since
-        )
-        return list(islice(living, limit))
+        return scan_entries(self._db, after, until, min(limit, SCAN_BATCH), since)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from array import array
+from bisect import bisect_left, bisect_right
+from struct import Struct
 
-from sortedcontainers import SortedList
-
+from kpstore.backends.memory.atoms import Due, Shards
 from kpstore.records import RateLimitDecision
 from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
 from kpstore.stores.rate_limit import CLEANED_PER_CALL, VIOLATION_MEMORY_US
+
+_BUCKET = Struct("qqq")
+_MINUTE_US = 60_000_000
 
 
 class MemoryRateLimitStore(RateLimitStore):
@@ -16,57 +20,62 @@ class MemoryRateLimitStore(RateLimitStore):
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self._buckets: dict[tuple[str, str], Bucket] = {}
-        # One entry per bucket, with a time at or before which it is not yet full.
-        self._filling: list[tuple[int, tuple[str, str]]] = []
-        self._violations: dict[str, SortedList[int]] = {}
-        self._oldest: list[tuple[int, str]] = []  # a heap of all violations
+        self._buckets: Shards[bytes] = Shards()  # by identifier and kind
+        self._filling = (
+            Due()
+        )  # the buckets, each at a time at which it is full, or was before it was used again
+        # An identifier's violations of one minute: their times, sorted.
+        self._violations: Shards[bytes] = Shards()
+        self._forgettable = Due()  # these minutes
 
     async def _update_bucket(
         self, identifier: str, kind: str, change: BucketChange, now: int
     ) -> RateLimitDecision:
-        key = (identifier, kind)
-        old = self._buckets.get(key)
-        new, decision = change(old)
+        key = f"{kind} {identifier}"
+        buckets = self._buckets.of(key)
+        old = buckets.get(key)
+        new, decision = change(None if old is None else Bucket(*_BUCKET.unpack(old)))
         if new is not None:
-            self._buckets[key] = new
+            buckets[key] = _BUCKET.pack(new.level, new.at, new.full_at)
             if old is None:
-                heappush(self._filling, (new.full_at, key))
+                self._filling.add(key, new.full_at)
         self._clean(now)
         return decision
 
-    def _clean(self, now: int) -> None:
-        self._clean_buckets(now)
-        self._clean_violations(now - VIOLATION_MEMORY_US)
-
-    def _clean_buckets(self, now: int) -> None:
-        for _ in range(CLEANED_PER_CALL):
-            if not self._filling or self._filling[0][0] > now:
-                return
-            _, key = heappop(self._filling)
-            full_at = self._buckets[key].full_at
-            if full_at <= now:
-                del self._buckets[key]
-            else:  # used again since
-                heappush(self._filling, (full_at, key))
-
     async def _add_violation(self, identifier: str, now: int) -> None:
-        self._violations.setdefault(identifier, SortedList()).add(now)
-        heappush(self._oldest, (now, identifier))
+        minute = now // _MINUTE_US
+        key = f"{minute} {identifier}"
+        violations = self._violations.of(key)
+        times = array("q", violations.get(key, b""))
+        if not times:
+            self._forgettable.add(key, (minute + 1) * _MINUTE_US + VIOLATION_MEMORY_US)
+        times.insert(bisect_right(times, now), now)
+        violations[key] = times.tobytes()
         self._clean(now)
 
-    def _clean_violations(self, forget_before: int) -> None:
+    def _clean(self, now: int) -> None:
         for _ in range(CLEANED_PER_CALL):
-            if not self._oldest or self._oldest[0][0] >= forget_before:
-                return
-            forgotten, whose = heappop(self._oldest)
-            times = self._violations[whose]
-            times.remove(forgotten)
-            if not times:
-                del self._violations[whose]
+            key = self._filling.pop(now)
+            if key is None:
+                break
+            buckets = self._buckets.of(key)
+            full_at = _BUCKET.unpack(buckets[key])[2]
+            if full_at <= now:
+                del buckets[key]
+            else:  # used again since
+                self._filling.add(key, full_at)
+        for _ in range(CLEANED_PER_CALL):
+            key = self._forgettable.pop(now)
+            if key is None:
+                break
+            del self._violations.of(key)[key]
 
     async def _count_violations(self, identifier: str, since: int, until: int) -> int:
-        times = self._violations.get(identifier)
-        if times is None:
-            return 0
-        return max(0, times.bisect_right(until) - times.bisect_left(since))
+        count = 0
+        for minute in range(since // _MINUTE_US, until // _MINUTE_US + 1):
+            key = f"{minute} {identifier}"
+            packed = self._violations.of(key).get(key)
+            if packed is not None:
+                times = memoryview(packed).cast("q")
+                count += bisect_right(times, until) - bisect_left(times, since)
+        return count

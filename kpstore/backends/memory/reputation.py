@@ -2,115 +2,196 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import islice
-from time import perf_counter
-from typing import NamedTuple
 
-from sortedcontainers import SortedDict
+import msgspec
 
-from kpstore.backends.memory.slices import SLICE_S
+from kpstore.backends.memory.atoms import Line, NumberedShards, Ranking, Shards
+from kpstore.backends.memory.slices import map_in_slices
+from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
+from kpstore.stores.base import SCAN_BATCH
 from kpstore.stores.reputation import RECENT_HISTORY
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode_record = msgspec.msgpack.Decoder(ReputationRecord).decode
+_decode_entry = msgspec.msgpack.Decoder(HistoryEntry).decode
+_decode_vote = msgspec.msgpack.Decoder(ValidationVote).decode
+# A record in MessagePack is a map of six pairs: this, the five that are kept together, and the history, a
+# list whose length is in two bytes.
+_MAP_OF_SIX = b"\x86"
+_HISTORY = _encode("history") + b"\xdc"
+# Entries of one agent's history that lie together.
+_RUN = 64
 
-class _Agent(NamedTuple):
-    """An agent as of one moment; the history beyond `length` came later."""
 
-    agent_id: str
-    position: int
-    standing: Standing
-    history: list[HistoryEntry]  # append-only, shared by all states of the agent
-    length: int
+class _Listing:
+    """A walk over all agents, as they were at its start, while they go on changing."""
 
-    def record(self) -> ReputationRecord:
-        return ReputationRecord(
-            agent_id=self.agent_id,
-            score=self.standing.score,
-            contributions=self.standing.contributions,
-            validations=self.standing.validations,
-            history=self.history[max(0, self.length - RECENT_HISTORY) : self.length],
-            updated_at=self.standing.updated_at,
-        )
+    def __init__(self, agents: int) -> None:
+        self._agents = agents
+        self._done = 0
+        self._before: dict[int, bytes] = {}  # those that changed before the walk came to them
 
-    @property
-    def rank(self) -> tuple[float, int]:
-        return (-self.standing.score, self.position)
+    def keep(self, position: int, record: Callable[[int], bytes]) -> None:
+        """The agent is about to change."""
+        if self._done <= position < self._agents:
+            self._before.setdefault(position, record(position))
+
+    def records(self, record: Callable[[int], bytes]) -> Iterator[bytes]:
+        """Every agent's record, encoded."""
+        for position in range(self._agents):
+            self._done = position + 1
+            yield self._before.pop(position) if position in self._before else record(position)
 
 
 class MemoryReputationStore(ReputationStore):
-    """The hooks of `ReputationStore` on dictionaries."""
+    """The hooks of `ReputationStore` on dictionaries of encoded records and arrays of numbers."""
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self._agents: dict[str, _Agent] = {}  # agents are never removed: its order is that of first sight
-        self._order: list[str] = []
-        self._board: SortedDict[tuple[float, int], str] = SortedDict()
-        self._all_votes: list[ValidationVote] = []
-        self._unit_votes: dict[str, list[ValidationVote]] = {}
+        self._positions: Shards[int] = Shards()  # by agent; in the order of first sight, and never removed
+        self._heads: Line[bytes] = Line()  # by position, as is what follows
+        self._scores = array("d")
+        self._contributions = array("q")
+        self._validations = array("q")
+        self._seen = array("q")
+        self._updated = array("q")
+        self._lengths = array("q")  # of the histories
+        self._entries: NumberedShards[bytes] = NumberedShards()
+        self._board = Ranking()
+        self._listings: list[_Listing] = []
+        self._all_votes: Line[bytes] = Line()
+        self._newest_vote: Shards[int] = Shards()  # by unit
+        self._older_vote = array("q")  # by vote: the one before it on the same unit, or -1
 
     async def _update(self, agent_id: str, change: StandingChange) -> ReputationRecord:
-        old = self._agents.get(agent_id)
-        standing, entry = change(old.standing if old else None)
-        if old is None:
-            agent = _Agent(agent_id, len(self._order), standing, [entry], 1)
-            self._order.append(agent_id)
+        positions = self._positions.of(agent_id)
+        position = positions.get(agent_id)
+        if position is None:
+            new, entry = change(None)
+            position = positions[agent_id] = len(self._heads)
+            self._heads.append(b"")
+            for column in (self._contributions, self._validations, self._seen, self._updated, self._lengths):
+                column.append(0)
+            self._scores.append(0.0)
         else:
-            del self._board[old.rank]
-            old.history.append(entry)
-            agent = old._replace(standing=standing, length=old.length + 1)
-        self._agents[agent_id] = agent
-        self._board[agent.rank] = agent_id
-        return agent.record()
+            new, entry = change(self._standing(position))
+            for listing in self._listings:
+                listing.keep(position, self._record)
+            self._board.remove(-self._scores[position], position)
+        number = self._lengths[position]
+        self._run(position, number)[_entry_key(position, number)] = _encode(entry)
+        self._heads[position] = _encode(
+            {
+                "agent_id": agent_id,
+                "score": new.score,
+                "contributions": new.contributions,
+                "validations": new.validations,
+                "updated_at": new.updated_at,
+            }
+        )[1:]
+        self._scores[position] = new.score
+        self._contributions[position] = new.contributions
+        self._validations[position] = new.validations
+        self._seen[position] = to_micros(new.first_seen)
+        self._updated[position] = to_micros(new.updated_at)
+        self._lengths[position] = number + 1
+        self._board.add(-new.score, position)
+        return _decode_record(self._record(position))
+
+    def _standing(self, position: int) -> Standing:
+        return Standing(
+            self._scores[position],
+            self._contributions[position],
+            self._validations[position],
+            from_micros(self._seen[position]),
+            from_micros(self._updated[position]),
+        )
+
+    def _record(self, position: int) -> bytes:
+        """The agent's record, encoded."""
+        length = self._lengths[position]
+        entries = self._history_of(position, max(0, length - RECENT_HISTORY), length)
+        return b"".join(
+            (_MAP_OF_SIX, self._heads[position], _HISTORY, len(entries).to_bytes(2, "big"), *entries)
+        )
+
+    def _history_of(self, position: int, start: int, end: int) -> list[bytes]:
+        """The entries from one number up to another, encoded."""
+        entries: list[bytes] = []
+        while start < end:
+            run = self._run(position, start)
+            stop = min(end, (start // _RUN + 1) * _RUN)
+            entries.extend([run[_entry_key(position, number)] for number in range(start, stop)])
+            start = stop
+        return entries
+
+    def _run(self, position: int, number: int) -> dict[int, bytes]:
+        """Where an entry of the agent is, and its neighbours."""
+        return self._entries.of(_entry_key(position, number // _RUN))
 
     async def _get(self, agent_id: str) -> ReputationRecord | None:
-        agent = self._agents.get(agent_id)
-        return None if agent is None else agent.record()
+        position = self._positions.of(agent_id).get(agent_id)
+        return None if position is None else _decode_record(self._record(position))
 
     async def _first_seen(self, agent_id: str) -> datetime | None:
-        agent = self._agents.get(agent_id)
-        return None if agent is None else agent.standing.first_seen
+        position = self._positions.of(agent_id).get(agent_id)
+        return None if position is None else from_micros(self._seen[position])
 
     async def _history(self, agent_id: str, offset: int, limit: int) -> tuple[list[HistoryEntry], int]:
-        agent = self._agents.get(agent_id)
-        if agent is None:
+        position = self._positions.of(agent_id).get(agent_id)
+        if position is None:
             return [], 0
-        return agent.history[offset : offset + limit], agent.length
+        length = self._lengths[position]
+        entries = self._history_of(position, offset, min(offset + limit, length))
+        return await map_in_slices(_decode_entry, entries), length
 
     async def _leaderboard(self, offset: int, limit: int) -> tuple[list[ReputationRecord], int]:
-        ranks = self._board.keys()[offset : offset + limit]
-        agents = [self._agents[self._board[rank]] for rank in ranks]
-        return await _records(agents), len(self._order)
+        # The records are picked up in one go, so that they are of one moment.
+        records = [self._record(position) for position in self._board.page(offset, limit)]
+        return await map_in_slices(_decode_record, records), len(self._heads)
 
     async def _all(self) -> list[ReputationRecord]:
-        return await _records(list(self._agents.values()))
+        listing = _Listing(len(self._heads))
+        self._listings.append(listing)
+        try:
+            return await map_in_slices(_decode_record, listing.records(self._record))
+        finally:
+            self._listings.remove(listing)
 
     async def _last_position(self) -> int:
-        return len(self._order) - 1
+        return len(self._heads) - 1
 
     async def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, ReputationRecord]]:
-        ids = islice(self._order, after + 1, min(until + 1, after + 1 + limit))
-        agents = [self._agents[agent_id] for agent_id in ids]
-        records = await _records(agents)
-        return [(agent.position, record) for agent, record in zip(agents, records, strict=True)]
+        positions = range(after + 1, min(until + 1, after + 1 + min(limit, SCAN_BATCH)))
+        records = await map_in_slices(lambda position: _decode_record(self._record(position)), positions)
+        return list(zip(positions, records, strict=True))
 
     async def _append_vote(self, vote: ValidationVote) -> None:
-        self._all_votes.append(vote)
-        self._unit_votes.setdefault(vote.unit_id, []).append(vote)
+        newest = self._newest_vote.of(vote.unit_id)
+        self._older_vote.append(newest.get(vote.unit_id, -1))
+        newest[vote.unit_id] = len(self._all_votes)
+        self._all_votes.append(_encode(vote))
 
     async def _votes(self, unit_id: str | None) -> list[ValidationVote]:
-        return list(self._all_votes if unit_id is None else self._unit_votes.get(unit_id, ()))
+        def decoded(vote: int) -> ValidationVote:
+            return _decode_vote(self._all_votes[vote])
+
+        if unit_id is None:  # votes only get more: those up to here are those of this moment
+            return await map_in_slices(decoded, range(len(self._all_votes)))
+        newest = self._newest_vote.of(unit_id).get(unit_id, -1)
+        return (await map_in_slices(decoded, self._chain(newest)))[::-1]
+
+    def _chain(self, vote: int) -> Iterator[int]:
+        """The vote and those before it on the same unit."""
+        while vote >= 0:
+            yield vote
+            vote = self._older_vote[vote]
 
 
-async def _records(agents: Iterable[_Agent]) -> list[ReputationRecord]:
-    records = []
-    until = perf_counter() + SLICE_S
-    for agent in agents:
-        records.append(agent.record())
-        if perf_counter() > until:
-            await asyncio.sleep(0)
-            until = perf_counter() + SLICE_S
-    return records
+def _entry_key(position: int, number: int) -> int:
+    return number << 40 | position

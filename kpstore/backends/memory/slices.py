@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 SLICE_S = 0.0005  # a longer slice makes every other task's turn late
 _PER_LOOK = 64  # items between two looks at the watch, which costs as much as an item
@@ -43,3 +44,10 @@ async def in_slices(items: Iterable[T], act: Callable[[T], None]) -> None:
         if perf_counter() > until:
             await asyncio.sleep(0)
             until = perf_counter() + SLICE_S
+
+
+async def map_in_slices(act: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """What `act` makes of each item."""
+    made: list[U] = []
+    await in_slices(items, lambda item: made.append(act(item)))
+    return made

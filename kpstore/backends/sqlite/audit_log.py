@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.audit_blocks import append_entry, find_entries, remove_expired
+from kpstore.backends.audit_blocks import append_entry, find_entries, remove_expired, scan_entries
 from kpstore.backends.sqlite.database import Database
 from kpstore.backends.sqlite.documents import last_position
 from kpstore.stores import AuditDocument, AuditLogStore, AuditQuery, StoreContext
@@ -32,11 +32,4 @@ class SqliteAuditLogStore(AuditLogStore):
         return await self._database.read(last_position, "audit_log")
 
     async def _scan(self, after: int, until: int, limit: int, since: int) -> list[tuple[int, bytes]]:
-        def scan(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
-            return db.execute(
-                "SELECT position, CAST(body AS BLOB) FROM audit_log"
-                " WHERE position > ? AND position <= ? AND at >= ? ORDER BY position LIMIT ?",
-                (after, until, since, limit),
-            ).fetchall()
-
-        return await self._database.search(scan)
+        return await self._database.search(scan_entries, after, until, limit, since)

@@ -1,0 +1,158 @@
+"""Containers of a million small things, for which no garbage collection and no resize makes anybody wait.
+
+CPython's collector goes through every container now and then: 0.2 s for 300,000
+records. A dictionary of nothing but numbers, texts and bytes is not among them,
+and so what the stores keep is in such dictionaries. Each is cut into many, since
+one of a million entries takes 20 ms to grow.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from heapq import heappop, heappush
+from itertools import accumulate
+from typing import Generic, TypeVar
+
+V = TypeVar("V", int, str, bytes)
+
+_SHARDS = 256
+_MIX = 0x9E3779B97F4A7C15  # spreads numbers, whose hashes are themselves (Knuth's multiplicative hashing)
+_SLICE = 4096  # neighbours in one dictionary of a line
+_SECOND = 1_000_000
+
+
+class Shards(Generic[V]):
+    """A dictionary by text."""
+
+    def __init__(self) -> None:
+        self._shards: list[dict[str, V]] = [{} for _ in range(_SHARDS)]
+
+    def of(self, key: str) -> dict[str, V]:
+        """The dictionary that has the key, if there is one."""
+        # Not by the lowest bits: by those the dictionary itself tells its keys apart.
+        return self._shards[hash(key) >> 20 & _SHARDS - 1]
+
+
+class NumberedShards(Generic[V]):
+    """A dictionary by number."""
+
+    def __init__(self) -> None:
+        self._shards: list[dict[int, V]] = [{} for _ in range(_SHARDS)]
+
+    def of(self, number: int) -> dict[int, V]:
+        """The dictionary that has what goes by this number."""
+        return self._shards[number * _MIX >> 56 & _SHARDS - 1]
+
+
+class Line(Generic[V]):
+    """A list that grows, and never shrinks."""
+
+    def __init__(self) -> None:
+        self._slices: list[dict[int, V]] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> V:
+        return self._slices[index // _SLICE][index]
+
+    def __setitem__(self, index: int, value: V) -> None:
+        self._slices[index // _SLICE][index] = value
+
+    def append(self, value: V) -> None:
+        """Add a value after all others."""
+        if self._length % _SLICE == 0:
+            self._slices.append({})
+        self._slices[-1][self._length] = value
+        self._length += 1
+
+
+class Due:
+    """Keys, each with a time after which somebody should look at it."""
+
+    def __init__(self) -> None:
+        # By second, and within one by the key's hash, so that no dictionary grows large.
+        self._slots: list[int] = []  # a heap
+        self._keys: dict[int, dict[str, None]] = {}
+
+    def add(self, key: str, at: int) -> None:
+        """Note the key for a time in microseconds since 1970."""
+        slot = -(-at // _SECOND) * _SHARDS + (hash(key) >> 20 & _SHARDS - 1)
+        keys = self._keys.get(slot)
+        if keys is None:
+            keys = self._keys[slot] = {}
+            heappush(self._slots, slot)
+        keys[key] = None
+
+    def pop(self, now: int) -> str | None:
+        """One of the keys whose time is past, which is forgotten; `None` if there is none."""
+        if not self._slots or self._slots[0] // _SHARDS * _SECOND > now:
+            return None
+        keys = self._keys[self._slots[0]]
+        key, _ = keys.popitem()
+        if not keys:
+            del self._keys[heappop(self._slots)]
+        return key
+
+
+class Ranking:
+    """Positions in the order of a rank, ascending, and within one rank in their own."""
+
+    # A block of this many is cut in two: inserting into one moves 32 kB at most, and a million are in 350.
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._starts: list[tuple[float, int]] = [
+            (float("-inf"), -1)
+        ]  # nothing in a block comes before its own
+        self._ranks = [array("d")]
+        self._positions = [array("q")]
+        self._ends: list[
+            int
+        ] = []  # how many are in the blocks up to each; empty: not added up since a change
+
+    def add(self, rank: float, position: int) -> None:
+        """Put a position in its place."""
+        block, index = self._find(rank, position)
+        ranks, positions = self._ranks[block], self._positions[block]
+        ranks.insert(index, rank)
+        positions.insert(index, position)
+        if len(ranks) > self._MOST:
+            half = len(ranks) // 2
+            self._starts.insert(block + 1, (ranks[half], positions[half]))
+            self._ranks.insert(block + 1, ranks[half:])
+            self._positions.insert(block + 1, positions[half:])
+            del ranks[half:], positions[half:]
+        self._ends.clear()
+
+    def remove(self, rank: float, position: int) -> None:
+        """Take a position out that was put in with this rank."""
+        block, index = self._find(rank, position)
+        ranks, positions = self._ranks[block], self._positions[block]
+        del ranks[index], positions[index]
+        if block and len(ranks) < self._MOST // 8:
+            self._ranks[block - 1].extend(ranks)
+            self._positions[block - 1].extend(positions)
+            del self._starts[block], self._ranks[block], self._positions[block]
+        self._ends.clear()
+
+    def page(self, offset: int, limit: int) -> list[int]:
+        """The positions from the one with this number on."""
+        if not self._ends:
+            self._ends = list(accumulate(map(len, self._ranks)))
+        found: list[int] = []
+        block = bisect_right(self._ends, offset)
+        while block < len(self._ends) and len(found) < limit:
+            start = max(0, offset - (self._ends[block - 1] if block else 0))
+            found.extend(self._positions[block][start : start + limit - len(found)])
+            block += 1
+        return found
+
+    def _find(self, rank: float, position: int) -> tuple[int, int]:
+        """In which block, and where in it, the position is or belongs."""
+        block = bisect_right(self._starts, (rank, position)) - 1
+        ranks = self._ranks[block]
+        low = bisect_left(ranks, rank)
+        return block, bisect_left(self._positions[block], position, low, bisect_right(ranks, rank, low))

@@ -21,8 +21,8 @@ from typing import Any
 
 from kpstore.stores import AuditDocument, AuditQuery
 
-# Entries per block on average. Looking at one takes 40 ns, and so a block as long as a block in itself.
-BLOCK = 1024
+# Entries per block on average. Looking at one takes 40 ns, and so a block no longer than 20 us.
+BLOCK = 512
 
 LOG_TABLE = """
     position INTEGER PRIMARY KEY AUTOINCREMENT,

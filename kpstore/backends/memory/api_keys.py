@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from kpstore.backends.memory.atoms import Line, Shards
-from kpstore.backends.memory.slices import map_in_slices
+from kpstore.backends.memory.slices import decode_all
 from kpstore.records import ApiKeyRecord
 from kpstore.stores import ApiKeyStore, StoreContext
 from kpstore.stores.base import SCAN_BATCH
@@ -60,7 +60,7 @@ class MemoryApiKeyStore(ApiKeyStore):
         while position >= 0:  # in one go, since a revocation may come in between
             found.append(self._at(position))
             position = self._older[position]
-        return await map_in_slices(_decode, reversed(found))
+        return await decode_all(_decode, found[::-1])
 
     async def _last_position(self) -> int:
         return len(self._hashes) - 1

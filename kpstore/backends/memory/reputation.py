@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
 
 from kpstore.backends.memory.atoms import Line, NumberedShards, Ranking, Shards
-from kpstore.backends.memory.slices import map_in_slices
+from kpstore.backends.memory.slices import decode_all, map_in_slices
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
@@ -36,16 +36,16 @@ class _Listing:
         self._done = 0
         self._before: dict[int, bytes] = {}  # those that changed before the walk came to them
 
-    def keep(self, position: int, record: Callable[[int], bytes]) -> None:
+    def keep(self, position: int, records: Line[bytes]) -> None:
         """The agent is about to change."""
         if self._done <= position < self._agents:
-            self._before.setdefault(position, record(position))
+            self._before.setdefault(position, records[position])
 
-    def records(self, record: Callable[[int], bytes]) -> Iterator[bytes]:
-        """Every agent's record, encoded."""
+    def walk(self, records: Line[bytes]) -> Iterator[bytes]:
+        """Every agent's record."""
         for position in range(self._agents):
             self._done = position + 1
-            yield self._before.pop(position) if position in self._before else record(position)
+            yield self._before.pop(position) if position in self._before else records[position]
 
 
 class MemoryReputationStore(ReputationStore):
@@ -54,7 +54,8 @@ class MemoryReputationStore(ReputationStore):
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
         self._positions: Shards[int] = Shards()  # by agent; in the order of first sight, and never removed
-        self._heads: Line[bytes] = Line()  # by position, as is what follows
+        # Each with its recent history: reading them is what most calls do. By position, as is what follows.
+        self._records: Line[bytes] = Line()
         self._scores = array("d")
         self._contributions = array("q")
         self._validations = array("q")
@@ -73,19 +74,27 @@ class MemoryReputationStore(ReputationStore):
         position = positions.get(agent_id)
         if position is None:
             new, entry = change(None)
-            position = positions[agent_id] = len(self._heads)
-            self._heads.append(b"")
+            position = positions[agent_id] = len(self._records)
+            self._records.append(b"")
             for column in (self._contributions, self._validations, self._seen, self._updated, self._lengths):
                 column.append(0)
             self._scores.append(0.0)
+            self._seen[position] = to_micros(new.first_seen)
         else:
             new, entry = change(self._standing(position))
             for listing in self._listings:
-                listing.keep(position, self._record)
+                listing.keep(position, self._records)
             self._board.remove(-self._scores[position], position)
         number = self._lengths[position]
         self._run(position, number)[_entry_key(position, number)] = _encode(entry)
-        self._heads[position] = _encode(
+        self._scores[position] = new.score
+        self._contributions[position] = new.contributions
+        self._validations[position] = new.validations
+        self._updated[position] = to_micros(new.updated_at)
+        self._lengths[position] = number + 1
+        self._board.add(-new.score, position)
+        recent = self._history_of(position, max(0, number + 1 - RECENT_HISTORY), number + 1)
+        head = _encode(
             {
                 "agent_id": agent_id,
                 "score": new.score,
@@ -93,15 +102,10 @@ class MemoryReputationStore(ReputationStore):
                 "validations": new.validations,
                 "updated_at": new.updated_at,
             }
-        )[1:]
-        self._scores[position] = new.score
-        self._contributions[position] = new.contributions
-        self._validations[position] = new.validations
-        self._seen[position] = to_micros(new.first_seen)
-        self._updated[position] = to_micros(new.updated_at)
-        self._lengths[position] = number + 1
-        self._board.add(-new.score, position)
-        return _decode_record(self._record(position))
+        )
+        record = b"".join((_MAP_OF_SIX, head[1:], _HISTORY, len(recent).to_bytes(2, "big"), *recent))
+        self._records[position] = record
+        return _decode_record(record)
 
     def _standing(self, position: int) -> Standing:
         return Standing(
@@ -110,14 +114,6 @@ class MemoryReputationStore(ReputationStore):
             self._validations[position],
             from_micros(self._seen[position]),
             from_micros(self._updated[position]),
-        )
-
-    def _record(self, position: int) -> bytes:
-        """The agent's record, encoded."""
-        length = self._lengths[position]
-        entries = self._history_of(position, max(0, length - RECENT_HISTORY), length)
-        return b"".join(
-            (_MAP_OF_SIX, self._heads[position], _HISTORY, len(entries).to_bytes(2, "big"), *entries)
         )
 
     def _history_of(self, position: int, start: int, end: int) -> list[bytes]:
@@ -136,7 +132,7 @@ class MemoryReputationStore(ReputationStore):
 
     async def _get(self, agent_id: str) -> ReputationRecord | None:
         position = self._positions.of(agent_id).get(agent_id)
-        return None if position is None else _decode_record(self._record(position))
+        return None if position is None else _decode_record(self._records[position])
 
     async def _first_seen(self, agent_id: str) -> datetime | None:
         position = self._positions.of(agent_id).get(agent_id)
@@ -148,27 +144,27 @@ class MemoryReputationStore(ReputationStore):
             return [], 0
         length = self._lengths[position]
         entries = self._history_of(position, offset, min(offset + limit, length))
-        return await map_in_slices(_decode_entry, entries), length
+        return await decode_all(_decode_entry, entries), length
 
     async def _leaderboard(self, offset: int, limit: int) -> tuple[list[ReputationRecord], int]:
         # The records are picked up in one go, so that they are of one moment.
-        records = [self._record(position) for position in self._board.page(offset, limit)]
-        return await map_in_slices(_decode_record, records), len(self._heads)
+        records = [self._records[position] for position in self._board.page(offset, limit)]
+        return await decode_all(_decode_record, records), len(self._records)
 
     async def _all(self) -> list[ReputationRecord]:
-        listing = _Listing(len(self._heads))
+        listing = _Listing(len(self._records))
         self._listings.append(listing)
         try:
-            return await map_in_slices(_decode_record, listing.records(self._record))
+            return await map_in_slices(_decode_record, listing.walk(self._records))
         finally:
             self._listings.remove(listing)
 
     async def _last_position(self) -> int:
-        return len(self._heads) - 1
+        return len(self._records) - 1
 
     async def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, ReputationRecord]]:
         positions = range(after + 1, min(until + 1, after + 1 + min(limit, SCAN_BATCH)))
-        records = await map_in_slices(lambda position: _decode_record(self._record(position)), positions)
+        records = await map_in_slices(lambda position: _decode_record(self._records[position]), positions)
         return list(zip(positions, records, strict=True))
 
     async def _append_vote(self, vote: ValidationVote) -> None:

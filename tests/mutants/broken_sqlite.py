@@ -256,3 +256,23 @@ async def a_copy_is_kept(settings: Any, clock: Any) -> AllStores:
 
     patch(stores.skills, delete=mutated)
     return stores
+
+
+@mutant_opening("AUDIT-2", base="sqlite")
+async def cleared_entries_stay_in_the_totals(settings: Any, clock: Any) -> AllStores:
+    """What expires is not taken off the counts of the blocks that it was in."""
+    stores = await _open(settings, clock)
+    await _without_trigger(stores, "audit_log_delete_counts")
+    return stores
+
+
+@mutant_opening("REP-3", base="sqlite")
+async def agents_are_counted_where_they_were(settings: Any, clock: Any) -> AllStores:
+    """An agent whose score changes is still counted in the part of the leaderboard where it was."""
+    stores = await _open(settings, clock)
+    await _without_trigger(stores, "reputation_update_counts")
+    return stores
+
+
+async def _without_trigger(stores: AllStores, name: str) -> None:
+    await _database(stores).write(lambda db: db.execute(f"DROP TRIGGER IF EXISTS {name}").close())

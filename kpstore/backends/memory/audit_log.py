@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import weakref
 from time import perf_counter
 
 from kpstore.backends.audit_blocks import (
@@ -33,9 +34,8 @@ class MemoryAuditLogStore(AuditLogStore):
         self._db.execute("PRAGMA temp_store = MEMORY")  # or it sorts in files
         create_log(self._db)
         self._queries = 0  # that are under way
-
-    def _close(self) -> None:
-        self._db.close()
+        # A memory store may be forgotten without being closed; Python would complain of its database.
+        self._close = weakref.finalize(self, self._db.close)
 
     async def _append(self, entry: AuditDocument, expired_before: int) -> None:
         append_entry(self._db, entry)

@@ -18,7 +18,7 @@ from kpstore.stores.base import Codec, Store, StoreContext, walk
 RETENTION_US = 90 * 24 * 3600 * 1_000_000  # AUDIT-3
 # Expired entries that one `log` clears away: more than the one it adds, so a backlog shrinks,
 # and few enough that the call that meets a long one does not pay for it.
-CLEANED_PER_CALL = 32
+CLEANED_PER_CALL = 8
 
 
 @dataclass(frozen=True, slots=True)

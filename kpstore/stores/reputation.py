@@ -16,6 +16,10 @@ from kpstore.stores.base import Store, walk
 
 RECENT_HISTORY = 50  # entries in a record's `history`
 VOTING_AGE = timedelta(days=30)  # REP-5
+# The most that a character takes as JSON, and a history entry beside its reason: what is sure to fit is not
+# encoded just to be measured.
+_JSON_BYTES = 6
+_ENTRY_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ class ReputationStore(Store):
         reason = self._text(reason, "reason")
         now = self._context.now()
         entry = HistoryEntry(now, delta, reason)
-        self._encode(entry, "reason")  # for its size
+        if _JSON_BYTES * len(reason) + _ENTRY_BYTES > self._context.max_record_bytes:
+            self._encode(entry, "reason")  # for its size
 
         def change(old: Standing | None) -> tuple[Standing, HistoryEntry]:
             score = max(0.0, (old.score if old else 0.0) + delta)

@@ -31,6 +31,7 @@ from kpstore import (
     create_store,
 )
 from kpstore.backends.sqlite import database as module
+from kpstore.backends.sqlite import near
 from kpstore.backends.sqlite.database import MEMORY, Database
 from kpstore.stores import StoreContext
 
@@ -257,7 +258,7 @@ def where_read(threads: list[int], error: Exception | None = None) -> Callable[[
     def work(db: sqlite3.Connection) -> int:
         threads.append(threading.get_ident())
         count: int = db.execute("SELECT COUNT(*) FROM numbers").fetchone()[0]
-        if error is not None and module.is_near(db):
+        if error is not None and near.is_near(db):
             db.execute("SELECT n FROM numbers UNION SELECT 2").fetchone()
             raise error
         return count
@@ -267,7 +268,7 @@ def where_read(threads: list[int], error: Exception | None = None) -> Callable[[
 
 async def test_a_look_up_stays_on_this_thread_unless_it_is_too_much(database: Database) -> None:
     here = threading.get_ident()
-    for error in (None, module.TooMuchHereError(), sqlite3.OperationalError("locked"), ValueError("a row")):
+    for error in (None, near.TooMuchHereError(), sqlite3.OperationalError("locked"), ValueError("a row")):
         threads: list[int] = []
         await database.write(insert(1))
         before = len(await numbers(database))
@@ -309,7 +310,7 @@ async def test_long_histories_and_many_refusals_are_read_elsewhere(stores: AllSt
     for n in range(3):
         await stores.reputation.upsert("short", n, "r" * 100)
         await stores.reputation.upsert("long", n, "r" * 40_000)
-    for n in range(module.NEAR_ROWS):
+    for n in range(near.NEAR_ROWS):
         if n % 100 == 0:
             await stores.rate_limit.record_429("few")
         await database.write(
@@ -320,10 +321,10 @@ async def test_long_histories_and_many_refusals_are_read_elsewhere(stores: AllSt
         )
     hour = timedelta(hours=1)
     assert [entry.delta for entry in (await get(stores, "short")).history] == [0, 1, 2]
-    assert await stores.rate_limit.get_429_count("few", hour) == module.NEAR_ROWS // 100
+    assert await stores.rate_limit.get_429_count("few", hour) == near.NEAR_ROWS // 100
     assert hops == 0
     assert [len(entry.reason) for entry in (await get(stores, "long")).history] == [40_000] * 3
-    assert await stores.rate_limit.get_429_count("many", hour) == module.NEAR_ROWS
+    assert await stores.rate_limit.get_429_count("many", hour) == near.NEAR_ROWS
     assert hops == 2
 
 

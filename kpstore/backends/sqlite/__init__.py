@@ -29,14 +29,22 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
         capabilities.add(Capability.MULTI_PROCESS)
         if settings.sqlite_synchronous == "full":  # `normal` may lose the last commits to a power cut
             capabilities.add(Capability.DURABLE)
+    skills = SqliteSkillStore(context, database)
+    knowledge = SqliteKnowledgeStore(context, database)
+
+    async def close() -> None:
+        await database.close()
+        await skills._stop()
+        await knowledge._stop()
+
     return AllStores(
-        skills=SqliteSkillStore(context, database),
-        knowledge=SqliteKnowledgeStore(context, database),
+        skills=skills,
+        knowledge=knowledge,
         reputation=SqliteReputationStore(context, database),
         api_keys=SqliteApiKeyStore(context, database),
         rate_limit=SqliteRateLimitStore(context, database),
         audit_log=SqliteAuditLogStore(context, database),
         backend="sqlite",
         capabilities=frozenset(capabilities),
-        close=database.close,
+        close=close,
     )

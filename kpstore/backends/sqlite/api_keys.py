@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from kpstore.backends.sqlite.columns import column_text, last_position
 from kpstore.backends.sqlite.database import Database
-from kpstore.backends.sqlite.documents import column_text, last_position
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import ApiKeyRecord
 from kpstore.stores import ApiKeyStore, StoreContext

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 from kpstore.backends.audit_blocks import append_entry, find_entries, remove_expired, scan_entries
+from kpstore.backends.sqlite.columns import last_position
 from kpstore.backends.sqlite.database import Database
-from kpstore.backends.sqlite.documents import last_position
 from kpstore.stores import AuditDocument, AuditLogStore, AuditQuery, StoreContext
 from kpstore.stores.audit_log import CLEANED_PER_CALL
 

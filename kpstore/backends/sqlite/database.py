@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import aiosqlite
 
+from kpstore.backends.sqlite.near import NearConnection
 from kpstore.backends.sqlite.schema import bring_up_to_date, check_version, is_current
 from kpstore.errors import BackendUnavailableError, DataCorruptionError, KpStoreError
 from kpstore.stores import StoreContext
@@ -40,10 +41,6 @@ _MAX_BATCH = 256
 # connection from this size of the log on; a writer only does it itself when that falls behind.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _OVERFLOW_BYTES = 64 * 1024 * 1024
-# What a read on the event loop's thread may take at most before it is left to another thread: 1,000 entries
-# of an index, or texts of this size, are read in 0.1 ms, and in 10 ms where none of it is in memory.
-NEAR_ROWS = 1000
-NEAR_BYTES = 64 * 1024
 # Closing any descriptor of a file drops all locks that the process holds on it (that is how POSIX
 # locks are), those of other handles included; SQLite then loses what is written. So nothing here opens
 # a database but SQLite, and making an empty one is over before another thread can have locked it.
@@ -68,14 +65,6 @@ class _Connection(aiosqlite.Connection):
 
         result: T = await self._execute(call, self._conn)  # type: ignore[no-untyped-call]
         return result
-
-
-class _Near(sqlite3.Connection):
-    """The connection of the event loop's own thread."""
-
-
-class TooMuchHereError(Exception):
-    """A read on the event loop's thread found more than it may take."""
 
 
 class _Work(NamedTuple):
@@ -106,7 +95,7 @@ class Database:
         self._reader: _Connection
         self._searcher: _Connection
         self._checkpointer: _Connection
-        self._near: _Near | None = None
+        self._near: NearConnection | None = None
         self._near_thread = threading.get_ident()
 
     # Opening and closing ----------------------------------------------------
@@ -186,7 +175,7 @@ class Database:
             raise
         return db
 
-    def _connect_near(self) -> _Near:
+    def _connect_near(self) -> NearConnection:
         # Made on another thread, since making it reads the file; used on this one alone from then on.
         db = sqlite3.connect(
             self._path,
@@ -194,7 +183,7 @@ class Database:
             isolation_level=None,
             cached_statements=256,
             check_same_thread=False,
-            factory=_Near,
+            factory=NearConnection,
         )
         try:
             db.execute("PRAGMA query_only = ON")
@@ -437,11 +426,6 @@ def in_snapshot(db: sqlite3.Connection, function: Callable[..., T], *arguments: 
     finally:
         if db.in_transaction:  # SQLite may have ended it itself, after an error
             db.execute("ROLLBACK")
-
-
-def is_near(db: sqlite3.Connection) -> bool:
-    """Whether the connection is that of the event loop's thread, which nothing may hold up."""
-    return isinstance(db, _Near)
 
 
 def _checkpoint(db: sqlite3.Connection, mode: str) -> None:

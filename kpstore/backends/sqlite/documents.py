@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
+from kpstore.backends.sqlite.columns import last_position, text_column
+from kpstore.backends.sqlite.near import NEAR_BYTES, TooMuchHereError, is_near
+from kpstore.backends.sqlite.search import SearchIndex
+from kpstore.errors import KpStoreError
+from kpstore.index import text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
 
@@ -15,35 +21,15 @@ if TYPE_CHECKING:  # the database's schema needs this module to upgrade old file
 
 R = TypeVar("R")
 
-# Between two texts in the column `texts`. No UTF-8 has this byte, so no query can match across it.
-_SEPARATOR = b"\xff"
+# New documents that are left to the next search to take into the index.
+_BACKLOG = 256
+# Documents in one call that waits until they are in the index.
+_LARGE = 1000
+# Work on the index at a time: the interpreter's lock is held for so long.
+_SLICE_S = 0.0005
+
 # A list as one parameter, since there may be more values than SQLite allows parameters.
 _ANY_OF = "(SELECT value FROM json_each(?))"
-
-
-def text_column(value: str | None) -> str | bytes | None:
-    """A text as SQLite can hold it: old rows may have lone surrogates, which only go in as bytes."""
-    if value is None or value.isascii():
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
-
-
-def column_text(value: object) -> str:
-    """The text that `text_column` made; a `ValueError` for what is none."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogatepass")
-    if not isinstance(value, str):
-        raise ValueError(f"a {type(value).__name__} where a text should be")  # noqa: TRY004  # as the decoding's
-    return value
-
-
-def texts_column(texts: Iterable[str]) -> bytes:
-    """The folded texts of a document in one value; `instr` on bytes finds a query in it exactly."""
-    return _SEPARATOR.join(text.encode("utf-8", "surrogatepass") for text in texts)
 
 
 Column: TypeAlias = Callable[[Document], str | bytes | None]
@@ -62,6 +48,10 @@ class SqliteDocuments(DocumentStore[R]):
     def __init__(self, context: StoreContext, database: Database) -> None:
         super().__init__(context)
         self._database = database
+        self._index = SearchIndex(self.table)
+        self._indexing: asyncio.Task[None] | None = None
+        self._written = 0  # documents, by this handle
+        self._unsearched = 0  # of them, since the index was last told to take them in
 
     @staticmethod
     def _stored(db: sqlite3.Connection, document: Document, position: int) -> None:
@@ -84,25 +74,39 @@ class SqliteDocuments(DocumentStore[R]):
                 text_column(document.id),
                 document.body,
                 document.quality,
-                texts_column(document.texts),
+                text_of(document.texts),
                 *(value(document) for value in cls.columns.values()),
             ),
         ).fetchone()
         cls._stored(db, document, position)
 
     async def _put(self, documents: Sequence[Document]) -> None:
-        def put(db: sqlite3.Connection) -> None:
+        def put(db: sqlite3.Connection) -> int:
             for document in documents:
                 self._store(db, document)
+            return last_position(db, self.table)
 
-        await self._database.write(put)
+        last = await self._database.write(put)
+        self._unsearched += len(documents)
+        self._written += len(documents)
+        # Who fills a store will search it; who adds a few to many perhaps never does.
+        if self._unsearched >= _BACKLOG and (self._index.is_kept or last < 2 * self._written):
+            self._keep_up()
+            # So that nobody stores faster than the index can follow.
+            if len(documents) > _LARGE and self._indexing is not None:
+                await asyncio.shield(self._indexing)
 
     async def _get(self, id: str) -> bytes | None:
-        return await self._database.read(self._body, id)
+        return await self._database.look_up(self._body, id)
 
     def _body(self, db: sqlite3.Connection, id: str) -> bytes | None:
-        row = db.execute(f"SELECT CAST(body AS BLOB) FROM {self.table} WHERE id = ?", (id,)).fetchone()
-        return None if row is None else row[0]
+        row = db.execute(f"SELECT position FROM {self.table} WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return None
+        with db.blobopen(self.table, "body", row[0], readonly=True) as body:
+            if is_near(db) and len(body) > NEAR_BYTES:
+                raise TooMuchHereError
+            return body.read()
 
     async def _delete(self, id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
@@ -114,21 +118,51 @@ class SqliteDocuments(DocumentStore[R]):
 
         return await self._database.write(delete)
 
+    def _keep_up(self) -> None:
+        """See to it that there is an index, and that it takes in what is new."""
+        self._unsearched = 0
+        if self._indexing is None and not self._context.closed:
+            self._indexing = asyncio.create_task(self._take_in())
+
+    async def _take_in(self) -> None:
+        try:
+            while True:
+                if not await self._database.search(self._index.work, _SLICE_S):
+                    return
+        except KpStoreError:
+            pass  # closed, or damaged: a search says so, or does without the index
+        finally:
+            self._indexing = None
+
+    async def _stop(self) -> None:
+        """Wait for what goes on in the background, which ends when the store is closed."""
+        if self._indexing is not None:
+            await asyncio.wait([self._indexing])
+
     async def _search(self, query: DocumentQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
+        def search(db: sqlite3.Connection) -> tuple[bool, tuple[list[bytes], int]]:
+            found = self._index.search(db, query, offset, limit)
+            return found is not None, found or self._search_rows(db, query, offset, limit)
+
+        is_indexed, found = await self._database.search(search)
+        if not is_indexed:
+            self._keep_up()
+        return found
+
+    def _search_rows(
+        self, db: sqlite3.Connection, query: DocumentQuery, offset: int, limit: int
+    ) -> tuple[list[bytes], int]:
+        """The same without an index of our own."""
         where, values = self._conditions(query)
-
-        def search(db: sqlite3.Connection) -> tuple[list[bytes], int]:
-            total = db.execute(f"SELECT COUNT(*) FROM {self.table}{where}", values).fetchone()[0]
-            if limit == 0 or offset >= total:
-                return [], total
-            rows = db.execute(
-                f"SELECT CAST(body AS BLOB) FROM {self.table}{where}"
-                " ORDER BY quality DESC, position LIMIT ? OFFSET ?",
-                (*values, limit, offset),
-            )
-            return [body for (body,) in rows], total
-
-        return await self._database.search(search)
+        total = db.execute(f"SELECT COUNT(*) FROM {self.table}{where}", values).fetchone()[0]
+        if limit == 0 or offset >= total:
+            return [], total
+        rows = db.execute(
+            f"SELECT CAST(body AS BLOB) FROM {self.table}{where}"
+            " ORDER BY quality DESC, position LIMIT ? OFFSET ?",
+            (*values, limit, offset),
+        )
+        return [body for (body,) in rows], total
 
     def _conditions(self, query: DocumentQuery) -> tuple[str, list[Any]]:
         """A WHERE clause, and its values."""
@@ -163,12 +197,6 @@ class SqliteDocuments(DocumentStore[R]):
             ).fetchall()
 
         return await self._database.search(scan)
-
-
-def last_position(db: sqlite3.Connection, table: str) -> int:
-    """The highest position in a table, or -1."""
-    position: int = db.execute(f"SELECT COALESCE(MAX(position), -1) FROM {table}").fetchone()[0]
-    return position
 
 
 def _json(values: Iterable[str]) -> str:

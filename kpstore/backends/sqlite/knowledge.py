@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import ClassVar
 
-from kpstore.backends.sqlite.documents import Column, SqliteDocuments, text_column
+from kpstore.backends.sqlite.columns import text_column
+from kpstore.backends.sqlite.documents import Column, SqliteDocuments
 from kpstore.records import StoredKnowledgeUnit
 from kpstore.stores import KnowledgeStore
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.sqlite.database import NEAR_ROWS, Database, TooMuchHereError, is_near
+from kpstore.backends.sqlite.database import Database
+from kpstore.backends.sqlite.near import NEAR_ROWS, TooMuchHereError, is_near
 from kpstore.records import RateLimitDecision
 from kpstore.stores import Bucket, BucketChange, RateLimitStore, StoreContext
 from kpstore.stores.rate_limit import CLEANED_PER_CALL, VIOLATION_MEMORY_US

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kpstore.backends.sqlite.database import NEAR_BYTES, Database, TooMuchHereError, in_snapshot, is_near
-from kpstore.backends.sqlite.documents import column_text, last_position
+from kpstore.backends.sqlite.columns import column_text, last_position
+from kpstore.backends.sqlite.database import Database, in_snapshot
 from kpstore.backends.sqlite.leaderboard import leaderboard_positions
+from kpstore.backends.sqlite.near import NEAR_BYTES, TooMuchHereError, is_near
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext

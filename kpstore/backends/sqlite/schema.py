@@ -7,6 +7,7 @@ import sqlite3
 from kpstore.backends.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
 from kpstore.backends.sqlite.leaderboard import TABLE as LEADERBOARD_TABLE
 from kpstore.backends.sqlite.leaderboard import create_parts
+from kpstore.backends.sqlite.search import CHANGES, CHANGES_TABLE, create_changes
 from kpstore.backends.sqlite.typescript import is_typescript_registry, upgrade_typescript_registry
 from kpstore.errors import DataCorruptionError, SchemaVersionError
 
@@ -96,9 +97,11 @@ TABLES = {
     # Derived: totals that nothing has to count up when they are asked for.
     "audit_blocks": BLOCKS_TABLE,
     "leaderboard_parts": LEADERBOARD_TABLE,
+    # What the handles' search indexes have to look at again.
+    CHANGES: CHANGES_TABLE,
 }
 # The tables that came with a version.
-_NEW_IN = {2: {"audit_blocks", "leaderboard_parts"}}
+_NEW_IN = {2: {"audit_blocks", "leaderboard_parts", CHANGES}}
 # One row: 1 where something was deleted or replaced since the file was last cleaned of what went (SQL-6).
 ERASURE = "owed INTEGER NOT NULL"
 # What goes from these leaves traces of somebody's data; the other tables only ever grow.
@@ -201,3 +204,4 @@ def create_tables(db: sqlite3.Connection) -> None:
             )
     create_parts(db)
     create_blocks(db)
+    create_changes(db)

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from kpstore.backends.sqlite.documents import text_column
+from kpstore.backends.sqlite.columns import text_column
 from kpstore.backends.sqlite.knowledge import SqliteKnowledgeStore
 from kpstore.backends.sqlite.skills import SqliteSkillStore
 from kpstore.clock import to_micros

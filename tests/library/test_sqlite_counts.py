@@ -197,7 +197,7 @@ async def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
         pass
     assert schema_of(path) == schema_of(tmp_path / "new.db")
     with closing(sqlite3.connect(path)) as db:
-        assert check_blocks(db) == 12 + 2 * 6 + 2 * 4 + 4 * 2
+        assert check_blocks(db) == 25 + 2 * 12 + 2 * 8 + 4 * 4
         assert check_parts(db, leaderboard.PART) == 3
         assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
 
@@ -243,7 +243,7 @@ def test_an_upgrade_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path: 
         assert int(whole.stdout) > 54
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
-            assert check_blocks(db) == 2 + 2
+            assert check_blocks(db) == 5 + 2 * 2 + 2 * 1
             assert check_parts(db, leaderboard.PART) == 1
 
 

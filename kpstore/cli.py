@@ -16,6 +16,12 @@ __all__ = ["main"]
 USAGE = 2
 """Exit status of a command that makes no sense, or cannot be run as things are installed."""
 
+_SUBCOMMANDS = {
+    "conformance": ("kpstore_conformance.cli", "prove a backend: run, list, validate, clauses"),
+    "bench": ("kpstore_conformance.bench.cli", "measure backends, and compare what was measured"),
+}
+"""Commands that come with the extra of their name: the module whose `main` runs each, and its purpose."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status."""
@@ -25,26 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"kpstore {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    # Its own parser reads what follows: its options are known only where the suite is installed.
-    commands.add_parser(
-        "conformance", help="prove a backend: run, list, validate, clauses", add_help=False, prefix_chars="\0"
-    )
-    if given[:1] == ["conformance"]:
-        return _conformance(given[1:])
+    # Their own parsers read what follows: their options are known only where they are installed.
+    for name, (_, purpose) in _SUBCOMMANDS.items():
+        commands.add_parser(name, help=purpose, add_help=False, prefix_chars="\0")
+    if given[:1] and given[0] in _SUBCOMMANDS:
+        return _subcommand(given[0], given[1:])
     parser.parse_args(given)
     parser.print_help()
     return USAGE
 
 
-def _conformance(arguments: Sequence[str]) -> int:
+def _subcommand(name: str, arguments: Sequence[str]) -> int:
+    module, _ = _SUBCOMMANDS[name]
     try:
-        suite = import_module("kpstore_conformance.cli")
+        command = import_module(module)
     except ModuleNotFoundError as error:
         print(
-            f"kpstore conformance: {error.name} is not installed; it comes with:"
-            " pip install 'kpstore[conformance]'",
+            f"kpstore {name}: {error.name} is not installed; it comes with: pip install 'kpstore[{name}]'",
             file=sys.stderr,
         )
         return USAGE
-    status: int = suite.main(arguments)
+    status: int = command.main(arguments)
     return status

@@ -22,13 +22,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from kpstore import StoredKnowledgeUnit, StoredSkill, ValidationError
 from kpstore_conformance.check import Lab, check
 from kpstore_conformance.checks._samples import MOMENT, pattern, skill, vote
+from kpstore_conformance.loop_watch import LoopWatch
 
 LIMIT_S = 0.020
 """What GEN-2 allows."""
@@ -37,56 +36,13 @@ RECORDS = int(os.environ.get("KP_EVENT_LOOP_RECORDS", "100000"))
 PASSES = 5
 """A sound call passes the first or the second time; five bad ones in a row are no accident."""
 
-_TICK_S = 0.0005
 _AT_ONCE = 5000
-
-
-def _waited_for_processor_s() -> float:
-    """How long this thread has stood ready without a processor since it began; 0 where nobody tells."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
-class _Watch:
-    """Notes the longest stretch in which the event loop did not turn, from `start` to `stop`."""
-
-    def __init__(self) -> None:
-        self.longest_s = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self._last = (0.0, 0.0)
-
-    async def __aenter__(self) -> _Watch:
-        self._last = (perf_counter(), _waited_for_processor_s())
-        self._task = asyncio.create_task(self._tick())
-        await asyncio.sleep(0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        # The call may have ended in the stretch that is to be seen: the clock is read before anything else.
-        self._look()
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    async def _tick(self) -> None:
-        while True:
-            self._look()
-            await asyncio.sleep(_TICK_S)
-
-    def _look(self) -> None:
-        now, waited = perf_counter(), _waited_for_processor_s()
-        stretch = (now - self._last[0]) - (waited - self._last[1])
-        self.longest_s = max(self.longest_s, stretch)
-        self._last = (now, waited)
-
 
 Operation = Callable[[], Awaitable[object]]
 
 
 async def _stretch_s(operation: Operation) -> float:
-    async with _Watch() as watch:
+    async with LoopWatch() as watch:
         await operation()
     return watch.longest_s
 

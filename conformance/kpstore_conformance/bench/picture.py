@@ -14,9 +14,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
-from kpstore_conformance.bench.result import Measured, Result, Run
+from kpstore_conformance.bench.result import LoadPoint, Measured, Result, Run
 from kpstore_conformance.bench.rows import (
     Rows,
     described,
@@ -32,6 +32,10 @@ from kpstore_conformance.bench.targets import Judgement
 __all__ = ["page"]
 
 _COLUMNS = 4
+_TICKS = (
+    (40, (1.0, 2.0, 5.0)),
+    (400, (1.0, 3.0)),
+)  # within a decade, where an axis spans less than so many times
 _COLOURS = (
     "#0b6e99",
     "#c8501e",
@@ -80,7 +84,7 @@ def _body(result: Result, judgements: Sequence[Judgement]) -> Iterator[str]:
     yield "<h1>kpstore bench</h1>"
     for sentence in described(result):
         yield f"<p>{escape(sentence)}</p>"
-    yield "<p>Solid: p50; dashed: p99; both of calls one after another.</p>"
+    yield "<p>Solid: p50; dashed: p99. Against size, of calls one after another.</p>"
     if judgements:
         missed = sum(not each.met for each in judgements)
         yield "<h2>targets</h2>"
@@ -93,8 +97,9 @@ def _body(result: Result, judgements: Sequence[Judgement]) -> Iterator[str]:
         yield f"<h2>{escape(section)}</h2>"
         if any(run.operations for run in runs):
             yield _latency_against_size(runs, colours)
-        if any(run.load for run in runs):
-            yield _throughput_against_latency(runs, colours)
+        for records in sorted({run.size for run in runs if run.load}):
+            yield f"<h3>{size(records)} records</h3>"
+            yield _throughput_against_latency([run for run in runs if run.size == records], colours)
         yield "<details><summary>numbers</summary>"
         for rows in (operation_rows(runs), load_rows(runs), fact_rows(runs)):
             if rows.rows:
@@ -122,60 +127,62 @@ def _latency_against_size(runs: Sequence[Run], colours: dict[str, str]) -> str:
         frame.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(round(value))))
         frame.set_xticks(sorted({run.size for run in runs}))
         frame.set_xticks([], minor=True)
-    _hide_rest(figure, len(curves))
+        frame.tick_params(labelbottom=True)
+    for frame in figure.axes[len(curves) :]:
+        frame.set_visible(False)
+    _legend(figure)
     return _svg(figure, f"latency against number of records, {runs[0].section}")
 
 
 def _throughput_against_latency(runs: Sequence[Run], colours: dict[str, str]) -> str:
+    """Of runs of one size."""
     mixes = list(dict.fromkeys(point.mix for run in runs for point in run.load))
-    figure = Figure(figsize=(13, 3.6 * len(mixes)), layout="constrained")
-    for row, mix in zip(figure.subplots(len(mixes), 2, squeeze=False), mixes, strict=True):
-        for frame, is_closed in zip(row, (True, False), strict=True):
-            loop = "each client calls again when answered" if is_closed else "calls arrive at a rate"
-            frame.set_title(f"{mix}: {loop}", loc="left")
-            frame.set_xlabel("calls answered per second")
-            for run in runs:
-                _curve(frame, run, mix, is_closed, colours[run.backend])
+    figure = Figure(figsize=(13, 3.4 * len(mixes) + 0.4), layout="constrained")
+    for (left, right), mix in zip(figure.subplots(len(mixes), 2, squeeze=False), mixes, strict=True):
+        left.set_title(f"{mix}: so many clients, each of which calls again when answered", loc="left")
+        left.set_xlabel("calls answered per second")
+        right.set_title(f"{mix}: calls arrive at a rate, timed from when they are due", loc="left")
+        right.set_xlabel("calls arriving per second")
+        for run in runs:
+            for processes in dict.fromkeys(point.processes for point in run.load):
+                points = [each for each in run.load if (each.mix, each.processes) == (mix, processes)]
+                style: dict[str, Any] = {
+                    "color": colours[run.backend],
+                    "marker": "s" if processes > 1 else "o",
+                    "label": run.backend + (f", {processes} processes" if processes > 1 else ""),
+                }
+                closed = [each for each in points if each.clients is not None]
+                _curve(left, closed, [each.per_second for each in closed], style)
+                for each in closed:
+                    place = (each.per_second, each.p50_us)
+                    offset = {"xytext": (4, -9), "textcoords": "offset points"}
+                    left.annotate(str(each.clients), place, fontsize=7, color="#555", **offset)
+                arriving = [each for each in points if each.offered_per_second is not None]
+                _curve(right, arriving, [each.offered_per_second or 0.0 for each in arriving], style)
+        for frame in (left, right):
             _logarithmic(frame)
             frame.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
             frame.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    for frame in figure.axes:
-        if frame.get_legend_handles_labels()[0]:
-            frame.legend(frameon=False, fontsize=8)
-    return _svg(figure, "throughput against latency")
+    _legend(figure)
+    return _svg(figure, f"throughput against latency, {size(runs[0].size)} records")
 
 
-def _curve(frame: Axes, run: Run, mix: str, is_closed: bool, colour: str) -> None:
-    for processes in dict.fromkeys(point.processes for point in run.load):
-        points = [
-            point
-            for point in run.load
-            if point.mix == mix and point.processes == processes and (point.clients is not None) == is_closed
-        ]
-        if not points:
-            continue
-        x = [point.per_second for point in points]
-        team = f", {processes} processes" if processes > 1 else ""
-        marker = "s" if processes > 1 else "o"
-        style: dict[str, Any] = {"color": colour, "marker": marker}
-        label = f"{run.backend}, {size(run.size)}{team}"
-        frame.plot(x, [point.p50_us for point in points], "-", ms=4, lw=1.4, label=label, **style)
-        frame.plot(x, [point.p99_us for point in points], "--", ms=2.5, lw=0.9, **style)
-        for point in points:
-            if point.clients is not None:
-                frame.annotate(
-                    str(point.clients),
-                    (point.per_second, point.p99_us),
-                    xytext=(3, 3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color="#555",
-                )
+def _curve(frame: Axes, points: Sequence[LoadPoint], x: Sequence[float], style: dict[str, Any]) -> None:
+    if points:
+        frame.plot(x, [point.p50_us for point in points], "-", ms=4, lw=1.4, **style)
+        frame.plot(x, [point.p99_us for point in points], "--", ms=2.5, lw=0.9, **{**style, "label": None})
 
 
 def _logarithmic(frame: Axes) -> None:
+    """Logarithmic axes, with ticks enough to read a number by and no more."""
     frame.set_xscale("log")
     frame.set_yscale("log")
+    lowest, highest = frame.get_ylim()
+    middle = (lowest * highest) ** 0.5
+    lowest, highest = min(lowest, middle / 3), max(highest, middle * 3)
+    frame.set_ylim(lowest, highest)
+    subs = next((subs for times, subs in _TICKS if highest / lowest < times), (1.0,))
+    frame.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     frame.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _round(value)))
     frame.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
@@ -188,12 +195,9 @@ def _round(microseconds: float) -> str:
     return f"{microseconds:g} µs"
 
 
-def _hide_rest(figure: Figure, used: int) -> None:
-    """The frames beyond those used hold nothing; the legend goes above them all."""
-    for frame in figure.axes[used:]:
-        frame.set_visible(False)
+def _legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside upper right", ncols=max(1, len(labels)), frameon=False)
 
 
 def _svg(figure: Figure, description: str) -> str:

@@ -80,7 +80,7 @@ def described(result: Result) -> tuple[str, str]:
     return (
         f"kpstore {result.kpstore} on {machine.processor}, {machine.cores} cores, "
         f"{storage(machine.memory_bytes)} of memory, {machine.system}, Python {machine.python}, "
-        f"SQLite {machine.sqlite}, {machine.file_system}; {result.started}",
+        f"SQLite {machine.sqlite}, {machine.file_system}; started {result.started}",
         f"{method.passes} passes, of up to {method.most_calls} calls or {method.seconds_per_pass:g} s; "
         f"garbage {method.collector}. Each number is that of its best pass, "
         "± is how far the passes' medians lie apart. "

@@ -40,7 +40,7 @@ def bench(tasks: Sequence[Task], method: Method, keep: Callable[[Result], None],
         SessionError: a task failed; what came before it was kept.
     """
     runs: list[Run] = []
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = datetime.now(UTC).isoformat(" ", "seconds")
     columns = (
         TextColumn("{task.fields[number]}/{task.fields[count]}"),
         TextColumn("{task.description}"),

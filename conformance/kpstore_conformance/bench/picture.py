@@ -179,10 +179,11 @@ def _logarithmic(frame: Axes) -> None:
     frame.set_yscale("log")
     lowest, highest = frame.get_ylim()
     middle = (lowest * highest) ** 0.5
-    lowest, highest = min(lowest, middle / 3), max(highest, middle * 3)
-    frame.set_ylim(lowest, highest)
-    subs = next((subs for times, subs in _TICKS if highest / lowest < times), (1.0,))
-    frame.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    frame.set_ylim(min(lowest, middle / 3), max(highest, middle * 3))
+    for axis in (frame.xaxis, frame.yaxis):
+        lowest, highest = axis.get_view_interval()
+        subs = next((subs for times, subs in _TICKS if highest / lowest < times), (1.0,))
+        axis.set_major_locator(LogLocator(subs=subs, numticks=20))
     frame.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _round(value)))
     frame.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 

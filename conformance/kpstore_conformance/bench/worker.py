@@ -59,7 +59,7 @@ class OpenRate:
         if self.per_second is not None:
             return self.per_second
         assert self.share is not None
-        return min(MOST_OPEN_PER_SECOND, self.share * 1e6 / closed.p50_us)
+        return min(MOST_OPEN_PER_SECOND, self.share * closed.calls / closed.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,10 @@ async def test_the_watch_sees_the_longest_standstill() -> None:
     assert seen >= 39
 
 
+async def test_many_short_calls_are_no_long_standstill() -> None:
+    assert await stall_ms([partial(standstill, 0.002)] * 100) < 50
+
+
 async def test_what_a_failing_call_raises_is_not_lost() -> None:
     async def failing() -> None:
         raise LookupError

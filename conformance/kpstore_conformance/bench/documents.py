@@ -95,9 +95,6 @@ class Documents(Section):
                 **more,
             )
 
-        def asking(queries: list[str]) -> list[Call]:
-            return [partial(store.search, query=query) for query in queries]
-
         queries = self.queries
         scanned = min(_SCANNED, self.size)
         return [
@@ -114,8 +111,9 @@ class Documents(Section):
             searching("word_and_filters", lambda: {"query": queries.frequent_word(), **self._filters()}),
             searching("filters", self._filters),
             Operation(f"{self.name}/search/deep_offset", partial(self._deep_offsets, store)),
-            reading("search/cold_phrase", lambda count: asking(queries.cold_phrases(count)), fresh=True),
-            reading("search/infix", lambda count: asking(queries.infixes(count)), fresh=True, most_calls=100),
+            searching("cold_phrase", lambda: {"query": queries.cold_phrase()}, fresh=True),
+            # Few enough that in five passes none comes twice.
+            searching("infix", lambda: {"query": queries.infix()}, fresh=True, most_calls=60),
             searching("no_match", lambda: {"query": queries.absent()}, fresh=True),
             reading(
                 "scan",

@@ -13,6 +13,8 @@ __all__ = ["Queries"]
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _STOP_WORDS = 60
 _RARE_WORDS = 1000
+_INFIXES = 1000
+_TRIES = 10_000  # to find a phrase that was not asked yet
 _EDGE = 3  # a phrase begins and ends up to so many characters beyond its words
 
 
@@ -45,7 +47,8 @@ class Queries:
             for word in share
             for infix in {word[at : at + size] for size in (4, 5) for at in range(len(word) - size + 1)}
         )
-        self._infixes = [infix for infix, _ in within.most_common()]
+        self._infixes = [infix for infix, _ in within.most_common(_INFIXES)]
+        self._unasked: list[str] = []
         self._asked: set[str] = set()
 
     def characters(self) -> str:
@@ -63,40 +66,40 @@ class Queries:
         """A word that one text of the sample has."""
         return self._dice.choice(self._rare)
 
-    def cold_phrases(self, count: int) -> list[str]:
-        """Up to `count` pieces of texts that are two or three stop words and a few letters around them; never
-        one that was given before.
+    def cold_phrase(self) -> str:
+        """A piece of a text that is two or three stop words and a few letters around them. None comes
+        twice before there are no others.
         """
-        phrases: list[str] = []
-        for _ in range(100 * count):
-            if len(phrases) == count:
+        for _ in range(_TRIES):
+            phrase = self._phrase()
+            if phrase and phrase not in self._asked:
                 break
-            text = self._dice.choice(self._texts)
-            words = list(_WORD.finditer(text))
-            size = self._dice.randint(2, 3)
-            first = self._dice.randrange(max(1, len(words) - size))
-            window = words[first : first + size]
-            if not all(word[0].casefold() in self._stop_words for word in window):
-                continue
-            start = max(0, window[0].start() - self._dice.randint(0, _EDGE))
-            phrase = text[start : window[-1].end() + self._dice.randint(0, _EDGE)]
-            if self._is_new(phrase):
-                phrases.append(phrase)
-        return phrases
+        else:
+            self._asked.clear()
+        self._asked.add(phrase)
+        return phrase
 
-    def infixes(self, count: int) -> list[str]:
-        """Up to `count` parts of words, of four or five letters, those within the most words first; never one
-        that was given before.
+    def _phrase(self) -> str:
+        """Empty if the place that was drawn has other words too."""
+        text = self._dice.choice(self._texts)
+        words = list(_WORD.finditer(text))
+        size = self._dice.randint(2, 3)
+        first = self._dice.randrange(max(1, len(words) - size))
+        window = words[first : first + size]
+        if not all(word[0].casefold() in self._stop_words for word in window):
+            return ""
+        start = max(0, window[0].start() - self._dice.randint(0, _EDGE))
+        return text[start : window[-1].end() + self._dice.randint(0, _EDGE)]
+
+    def infix(self) -> str:
+        """Four or five letters within words, out of the thousand that are in the most words. None comes twice
+        before all have come.
         """
-        return list(islice(filter(self._is_new, self._infixes), count))
+        if not self._unasked:
+            self._unasked = self._dice.sample(self._infixes, len(self._infixes))
+        return self._unasked.pop()
 
     def absent(self) -> str:
         """Two frequent words with a letter between them, which no text has."""
         one, other = self._dice.choice(self._frequent), self._dice.choice(self._frequent)
         return f"{one}q{self._dice.randrange(1_000_000)}q{other}"
-
-    def _is_new(self, query: str) -> bool:
-        if query in self._asked:
-            return False
-        self._asked.add(query)
-        return True

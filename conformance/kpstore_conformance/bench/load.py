@@ -11,7 +11,7 @@ import asyncio
 import random
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -286,4 +286,5 @@ def _help(adapter: BackendAdapter, settings: Settings, section: Load, part: int,
             while (order := await asyncio.to_thread(pipe.recv)) is not None:
                 pipe.send(await _follow(traffic, order))
 
-    asyncio.run(serve())
+    with suppress(EOFError, KeyboardInterrupt):  # whoever gave the orders is gone
+        asyncio.run(serve())

@@ -48,7 +48,9 @@ def bench(tasks: Sequence[Task], method: Method, keep: Callable[[Result], None],
         TimeElapsedColumn(),
     )
     machine = _machine(tasks[0].folder)
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         bar = progress.add_task("", count=len(tasks), number=0)
         for number, task in enumerate(tasks, 1):
             name = f"{task.backend} {size(task.size)} {task.section}"

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -117,12 +118,13 @@ def work(task: Task, pipe: Connection) -> None:
     `Run`, or a message of what went wrong.
     """
     tempfile.tempdir = task.folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the databases are removed then too
     try:
         pipe.send(asyncio.run(run_section(task, lambda *step: pipe.send(step))))
     except KpStoreError as error:
         pipe.send(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        pass  # whoever started this was told too
+        pass  # whoever started this knows
 
 
 async def run_section(task: Task, progress: Progress) -> Run:

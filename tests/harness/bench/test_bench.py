@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +199,30 @@ def test_a_backend_that_cannot_be_measured_is_named(
     assert error.startswith(f"kpstore bench: {slow_backend}:{backend} 1k knowledge: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_interrupt_ends_it_and_leaves_no_database(tmp_path: Path) -> None:
+    program = "import sys; from kpstore.cli import main; sys.exit(main())"
+    options = [
+        "--backend",
+        "sqlite",
+        "--operation",
+        "knowledge/get",
+        "--passes",
+        "1000000",
+        "--folder",
+        tmp_path,
+    ]
+    command = [sys.executable, "-c", program, "bench", *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("*/floors.db")):  # which is made when the store has been filled
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error == "kpstore bench: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,6 @@ owns an index calls it from one thread at a time.
 from kpstore.index.documents import DocumentIndex, text_of
 from kpstore.index.grams import GramIndex
 from kpstore.index.order import QualityOrder
-from kpstore.index.pages import Ids, Pages
+from kpstore.index.pages import Pages
 
-__all__ = ["DocumentIndex", "GramIndex", "Ids", "Pages", "QualityOrder", "text_of"]
+__all__ = ["DocumentIndex", "GramIndex", "Pages", "QualityOrder", "text_of"]

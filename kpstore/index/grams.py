@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from kpstore.index.pages import Pages
+from kpstore.index.pages import PAGE_BITS, Pages
 
 SEPARATOR = 0xFF
 """The byte between two texts of one document. No UTF-8 has it, so no query matches across it."""
@@ -48,6 +48,7 @@ _SAMPLE = 2048
 _NODES, _ROWS = 1 << 20, 1 << 16
 _ROOT = 1  # its row
 _END = bytes((SEPARATOR,))
+_NONE: dict[int, bytes] = {}
 
 Turns: TypeAlias = Generator[None, None, None]
 """Work in steps of less than a millisecond: between any two of them, others may have their turn."""
@@ -142,7 +143,7 @@ class GramIndex:
             if within is not None:
                 documents = documents & within
             if not found.is_exact:
-                documents = BitMap((yield from self._verified(query, documents, self._texts)))
+                documents = BitMap((yield from self._verified(query, documents)))
             recent = yield from self._recent_with(query)
             if recent:
                 documents = documents | (recent if within is None else recent & within)
@@ -159,17 +160,16 @@ class GramIndex:
     def _recent_with(self, query: bytes) -> Generator[None, None, BitMap]:
         if len(self._recent) <= _PER_TURN:
             return BitMap([position for position, text in self._recent.items() if query in text])
-        return BitMap((yield from self._verified(query, list(self._recent), self._texts)))
+        return BitMap((yield from self._verified(query, list(self._recent))))
 
-    @staticmethod
-    def _verified(
-        query: bytes, candidates: Iterable[int], texts: Pages[bytes]
-    ) -> Generator[None, None, list[int]]:
+    def _verified(self, query: bytes, candidates: Iterable[int]) -> Generator[None, None, list[int]]:
         """The candidates whose text contains the query; one that has gone meanwhile does not."""
         found: list[int] = []
         rest = iter(candidates)
+        page = self._texts.page
         while chunk := list(islice(rest, _PER_TURN)):
-            found += [position for position in chunk if query in (texts.get(position) or b"")]
+            # The dearest loop of all: what `get` does is written out.
+            found += [each for each in chunk if query in page(each >> PAGE_BITS, _NONE).get(each, b"")]
             if len(chunk) == _PER_TURN:
                 yield
         return found

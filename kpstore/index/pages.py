@@ -13,8 +13,7 @@ from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
-_PAGE_BITS = 12  # a page of 4,096 entries moves in 50 us when it grows
-_SHARDS = 512
+PAGE_BITS = 12  # a page of 4,096 entries moves in 50 us when it grows
 
 
 class Pages(Generic[V]):
@@ -22,17 +21,19 @@ class Pages(Generic[V]):
 
     def __init__(self) -> None:
         self._pages: dict[int, dict[int, V]] = {}
+        self.page = self._pages.get
+        """The dictionary of the positions that are equal without their lowest `PAGE_BITS` bits."""
 
     def get(self, position: int) -> V | None:
         """The value at a position."""
-        page = self._pages.get(position >> _PAGE_BITS)
+        page = self._pages.get(position >> PAGE_BITS)
         return None if page is None else page.get(position)
 
     def __getitem__(self, position: int) -> V:
-        return self._pages[position >> _PAGE_BITS][position]
+        return self._pages[position >> PAGE_BITS][position]
 
     def __setitem__(self, position: int, value: V) -> None:
-        number = position >> _PAGE_BITS
+        number = position >> PAGE_BITS
         page = self._pages.get(number)
         if page is None:
             page = self._pages[number] = {}
@@ -40,7 +41,7 @@ class Pages(Generic[V]):
 
     def pop(self, position: int) -> V:
         """Remove a value that is there."""
-        number = position >> _PAGE_BITS
+        number = position >> PAGE_BITS
         page = self._pages[number]
         value = page.pop(position)
         if not page:
@@ -49,27 +50,9 @@ class Pages(Generic[V]):
 
     def between(self, after: int, until: int) -> Iterator[tuple[int, V]]:
         """What lies at `after < position <= until`, in the order in which the positions were first set."""
-        for number in range((after + 1) >> _PAGE_BITS, (until >> _PAGE_BITS) + 1):
+        for number in range((after + 1) >> PAGE_BITS, (until >> PAGE_BITS) + 1):
             page = self._pages.get(number)
             if page is not None:
                 for position in list(page):
                     if after < position <= until:
                         yield position, page[position]
-
-
-class Ids:
-    """Positions by id."""
-
-    def __init__(self) -> None:
-        self._shards: list[dict[str, int]] = [{} for _ in range(_SHARDS)]
-
-    def get(self, id: str) -> int | None:
-        """The position of an id."""
-        return self._shards[hash(id) % _SHARDS].get(id)
-
-    def __setitem__(self, id: str, position: int) -> None:
-        self._shards[hash(id) % _SHARDS][id] = position
-
-    def pop(self, id: str) -> int | None:
-        """Forget an id; its position."""
-        return self._shards[hash(id) % _SHARDS].pop(id, None)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from pyroaring import BitMap
 
-from kpstore.index import DocumentIndex, GramIndex, Ids, Pages, QualityOrder, text_of
+from kpstore.index import DocumentIndex, GramIndex, Pages, QualityOrder, text_of
 from kpstore.index.grams import _END, _MAX_DEPTH
 from kpstore.stores import Document, DocumentQuery
 
@@ -302,12 +302,3 @@ def test_pages_hold_what_a_dictionary_would() -> None:
         assert list(pages.between(after, until)) == [
             (one, value) for one, value in plain.items() if after < one <= until
         ]
-
-
-def test_ids_are_found_until_they_are_forgotten() -> None:
-    ids = Ids()
-    for number in range(5000):
-        ids[f"id {number}"] = number
-    assert ids.pop("id 7") == 7
-    assert ids.pop("id 7") is None
-    assert [ids.get(f"id {number}") for number in (6, 7, 4999, 5000)] == [6, None, 4999, None]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TypeVar
 
+from kpstore.backends.memory.atoms import Shards
 from kpstore.backends.memory.slices import SLICE_S, in_slices
-from kpstore.index import DocumentIndex, Ids, Pages, text_of
+from kpstore.index import DocumentIndex, Pages, text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
 
@@ -29,7 +30,7 @@ class MemoryDocuments(DocumentStore[R]):
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self._ids = Ids()
+        self._ids: Shards[int] = Shards()  # positions
         self._bodies: Pages[bytes] = Pages()  # by position
         self._index = DocumentIndex()
         self._next_position = 0
@@ -69,9 +70,10 @@ class MemoryDocuments(DocumentStore[R]):
             self._bulk = None
 
     def _store(self, document: Document) -> None:
-        position = self._ids.get(document.id)
+        ids = self._ids.of(document.id)
+        position = ids.get(document.id)
         if position is None:
-            position = self._ids[document.id] = self._next_position
+            position = ids[document.id] = self._next_position
             self._next_position += 1
         self._bodies[position] = document.body
         self._index.put(position, document, text_of(document.texts))
@@ -96,12 +98,12 @@ class MemoryDocuments(DocumentStore[R]):
     async def _get(self, id: str) -> bytes | None:
         if self._bulk is not None:
             await self._settle()
-        position = self._ids.get(id)
+        position = self._ids.of(id).get(id)
         return None if position is None else self._bodies[position]
 
     async def _delete(self, id: str) -> bool:
         await self._settle()
-        position = self._ids.pop(id)
+        position = self._ids.of(id).pop(id, None)
         if position is None:
             return False
         self._bodies.pop(position)

@@ -209,9 +209,10 @@ def _json(value: Any, path: str, depth: int = 1) -> Iterator[str]:
                 yield path
             elif re.fullmatch(r"[A-Za-z_@][A-Za-z0-9_@]*", key):
                 yield from _json(item, f"{path}.{key}", depth + 1)
-            elif any(True for _ in _json(item, path, depth + 1)):
+            else:
                 # How a path goes on after an odd key is nowhere said.
-                yield path
+                wrong = _json(item, path, depth + 1)
+                yield from {path if one.startswith(path) else one for one in wrong}
 
 
 _ID = _text(1, 512)

@@ -6,6 +6,7 @@ or almost those. Whether a value is good or bad is for the model to say; some ar
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from kpstore_conformance.model import (
     AUDIT_LIFE,
     ID_PREFIXES,
     LIMITS,
+    MAX_DEPTH,
     VIOLATION_LIFE,
     VOTING_AGE,
     Model,
@@ -75,6 +77,8 @@ IDS: tuple[str, ...] = (
 )  # fmt: skip
 """Ids that differ by case, normal form, spaces, wildcards, or in nothing but their length."""
 
+LONGEST_ID = 512
+
 ILLEGAL_TEXTS: tuple[str, ...] = ("\0", "a\0b", "\ud800", "a\udfff", "\udc00\ud800")
 ILLEGAL_IDS: tuple[Any, ...] = ("", "x" * 513, *ILLEGAL_TEXTS, None, 0, True, b"a", ["a"])
 HUGE = "x" * (2**20 + 1)
@@ -105,6 +109,9 @@ KEYS: tuple[str, ...] = (
     "a.b", "a[0]", "null", "id", "__proto__", "'",
     '"', "%", "\n", "\U0001f600", "metadata", "quality_score",
 )  # fmt: skip
+
+DEPTHS: tuple[int, ...] = (50, *range(MAX_DEPTH - 3, MAX_DEPTH + 1), 600)
+"""How deep a value is nested that stands a level or more down: within the limit, about it, beyond it."""
 
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "": ("source_skill", "knowledge_graph_delta", "validation"),
@@ -161,7 +168,22 @@ DOMAINS: tuple[str, ...] = ("a", "A", "über", "ÜBER", "u\u0308ber", "ß", "SS"
 
 _small = st.integers(0, 9)
 _texts = st.sampled_from(TEXTS)
-_any_text = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6)
+# Hypothesis's own characters are nearly all ASCII; the others are those that UTF-8 takes two, three and four
+# bytes for.
+_any_character = st.characters(exclude_characters="\0", codec="utf-8") | st.one_of(
+    *(
+        st.integers(first, last).map(chr)
+        for first, last in ((0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x1_0000, 0x10_FFFF))
+    )
+)
+_any_text = st.text(_any_character, max_size=6)
+# Likewise: most of its integers are small, and a float holds those.
+_any_number = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(2**53, 2**63 - 1),
+    st.integers(-(2**63), -(2**53)),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 
 
 def _chance(draw: Draw, one_in: int) -> bool:
@@ -175,18 +197,36 @@ def _one(draw: Draw, choices: Sequence[T]) -> T:
 
 def _text(draw: Draw) -> str:
     kind = draw(_small)
-    if kind < 6:
+    if kind < 5:
         return draw(_texts)
-    if kind < 9:
+    if kind < 8:
         return draw(_texts) + _one(draw, ("", " ")) + draw(_texts)
     return draw(_any_text)
 
 
 def _id(draw: Draw, known: Sequence[str]) -> str:
-    """Mostly one that is there."""
-    if known and draw(_small) < 6:
+    """Mostly one that is there, or almost one."""
+    kind = draw(_small)
+    if known and kind < 5:
         return _one(draw, known)
-    return _one(draw, IDS)
+    if known and kind < 7:
+        return _near(draw, _one(draw, known))[:LONGEST_ID] or "a"
+    return _new_id(draw)
+
+
+def _new_id(draw: Draw) -> str:
+    """One of `IDS`, or anything that is an id."""
+    return draw(_any_text) or "a" if draw(_small) == 9 else _one(draw, IDS)
+
+
+def _key(draw: Draw) -> str:
+    """The key of an object."""
+    return draw(_any_text) if _chance(draw, 6) else _one(draw, KEYS)
+
+
+def _number(draw: Draw) -> Any:
+    """A number that a document may hold."""
+    return draw(_any_number) if _chance(draw, 4) else _one(draw, NUMBERS)
 
 
 def _near(draw: Draw, text: str) -> str:
@@ -211,17 +251,21 @@ def _near(draw: Draw, text: str) -> str:
 def _json(draw: Draw, depth: int = 2) -> Any:
     kind = draw(st.integers(0, 11))
     if kind < 3:
-        return _one(draw, NUMBERS)
+        return _number(draw)
     if kind < 5:
-        return draw(_texts)
+        return _text(draw)
     if kind < 7 or depth == 0:
         return _one(draw, (None, True, False, "", [], {}))
     if kind == 11 and _chance(draw, 8):
-        return _nested(_one(draw, (50, 400)), as_list=_chance(draw, 2))
+        return _deep(draw)
     size = draw(st.integers(0, 3))
     if kind < 9:
         return [_json(draw, depth - 1) for _ in range(size)]
-    return {_one(draw, KEYS): _json(draw, depth - 1) for _ in range(size)}
+    return {_key(draw): _json(draw, depth - 1) for _ in range(size)}
+
+
+def _deep(draw: Draw) -> Any:
+    return _nested(_one(draw, DEPTHS), as_list=_chance(draw, 2))
 
 
 def _nested(depth: int, *, as_list: bool) -> Any:
@@ -232,7 +276,9 @@ def _nested(depth: int, *, as_list: bool) -> Any:
 
 
 def _object(draw: Draw) -> dict[str, Any]:
-    return {_one(draw, KEYS): _json(draw) for _ in range(draw(st.integers(0, 3)))}
+    if _chance(draw, 8):
+        return {_key(draw): _deep(draw)}
+    return {_key(draw): _json(draw) for _ in range(draw(st.integers(0, 3)))}
 
 
 def _moment(draw: Draw) -> datetime:
@@ -305,13 +351,16 @@ def _at(value: Any, path: Sequence[Any]) -> Any:
 
 
 def _quality(draw: Draw) -> float:
-    return _one(draw, QUALITIES)
+    return draw(st.floats(0, 1)) if draw(_small) == 9 else _one(draw, QUALITIES)
 
 
 def _min_quality(draw: Draw, stored: Sequence[float]) -> Any:
     if _chance(draw, 12):
         return _one(draw, ILLEGAL_QUALITIES)
-    return _one(draw, (*stored, 0.5, 0, 1)) if stored else 0.5
+    if not stored:
+        return 0.5
+    # Next to one that is stored, too: a limit that is inclusive is told from one that is not.
+    return _one(draw, (*stored, 0.5, 0, 1, math.nextafter(_one(draw, stored), _one(draw, (0.0, 1.0)))))
 
 
 def _query(draw: Draw, texts: Sequence[Sequence[str]]) -> str:
@@ -347,7 +396,7 @@ def _skill(draw: Draw, model: Model) -> Any:
         author=_one(draw, TEXTS) if flags & 8 else None,
         domain=_one(draw, DOMAINS) if flags & 16 else None,
         tags=tuple(draw(_texts) for _ in range(draw(st.integers(0, 3)))) if flags & 32 else (),
-        files={_one(draw, KEYS): draw(_texts) for _ in range(draw(st.integers(0, 2)))} if flags & 64 else {},
+        files={_key(draw): draw(_texts) for _ in range(draw(st.integers(0, 2)))} if flags & 64 else {},
         visibility=_one(draw, ("network", "org", "private")) if flags & 128 else "network",
         quality_score=_quality(draw),
         created_at=_moment(draw) if flags & 256 else model.now,
@@ -512,7 +561,7 @@ def _document(draw: Draw, kind: str, unit_id: str) -> dict[str, Any]:
     if flags & 2:
         metadata["agent_id"] = _one(draw, (*AGENTS, ""))
     if flags & 4:
-        metadata[_one(draw, KEYS[:13])] = _json(draw)
+        metadata[_one(draw, KEYS[:13]) if not _chance(draw, 6) else f"x{draw(_any_text)}"] = _json(draw)
     unit: dict[str, Any] = {
         "@context": "https://openknowledgepulse.org/schema/v1",
         "@type": kind,
@@ -557,9 +606,9 @@ def _document(draw: Draw, kind: str, unit_id: str) -> dict[str, Any]:
     else:
         step: dict[str, Any] = {"step": "a", "instruction": ""}
         if flags & 8:
-            step["criteria"] = {_one(draw, KEYS): draw(_texts)}
+            step["criteria"] = {_key(draw): draw(_texts)}
         if flags & 16:
-            step["conditions"] = {_one(draw, KEYS): {"action": "", "sla_min": _one(draw, NUMBERS)}}
+            step["conditions"] = {_key(draw): {"action": "", "sla_min": _number(draw)}}
         unit |= {
             "name": text,
             "domain": draw(_texts) or "a",
@@ -582,7 +631,7 @@ def _entry(draw: Draw, model: Model, stored_id: str | None = None) -> Any:
     kind = _one(draw, list(ID_PREFIXES))
     if stored_id is not None:
         kind = next(name for name, prefix in ID_PREFIXES.items() if stored_id.startswith(prefix))
-    unit_id = stored_id or ID_PREFIXES[kind] + _one(draw, IDS[:-3])
+    unit_id = stored_id or (ID_PREFIXES[kind] + _new_id(draw))[:LONGEST_ID]
     return StoredKnowledgeUnit(
         id=unit_id,
         unit=_document(draw, kind, unit_id),
@@ -599,7 +648,7 @@ def _bad_entry(draw: Draw, model: Model) -> Any:
         return replace(entry, unit=_hurt(draw, entry.unit))
     if kind == 6:
         unit = dict(entry.unit)
-        unit[_one(draw, ("a", "$x"))] = _one(draw, (*HOSTILE, _nested(600, as_list=True), HUGE))
+        unit[_one(draw, ("a", "$x"))] = _one(draw, (*HOSTILE, _deep(draw), HUGE))
         return replace(entry, unit=unit)
     if kind == 7:
         prefix = ID_PREFIXES[entry.unit["@type"]]
@@ -770,7 +819,10 @@ def reputation_calls(draw: Draw, model: Model) -> Call:
         return call("upsert", agent_id=_one(draw, huge), delta=1.797e308, reason="")
     if kind < 5:
         return call(
-            "upsert", agent_id=_id(draw, agents), delta=_one(draw, DELTAS), reason=_one(draw, REASONS)
+            "upsert",
+            agent_id=_id(draw, agents),
+            delta=draw(_any_number) if _chance(draw, 8) else _one(draw, DELTAS),
+            reason=_one(draw, REASONS),
         )
     if kind == 5:
         arguments = {"agent_id": _id(draw, agents), "delta": _one(draw, (1.0, -0.5)), "reason": "a"}
@@ -1037,7 +1089,7 @@ def audit_calls(draw: Draw, model: Model) -> Call:
                 *({"a": bad} for bad in HOSTILE),
                 {"a": HUGE},
                 {1: 2},
-                {"a": _nested(600, as_list=False)},
+                {"a": _deep(draw)},
             ),
         }
         name = _one(draw, list(wrong))

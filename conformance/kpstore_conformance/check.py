@@ -21,9 +21,18 @@ from pathlib import Path
 
 from kpstore import AllStores, Clock, ManualClock, Settings
 from kpstore_conformance.scenario import CLAUSES
-from kpstore_conformance.target import CaseTarget
+from kpstore_conformance.target import BackendAdapter, CaseTarget
 
-__all__ = ["DEFAULT_TIMEOUT_S", "REQUIREMENTS", "Check", "Lab", "check", "check_modules", "module_checks"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "REQUIREMENTS",
+    "Check",
+    "DifferenceError",
+    "Lab",
+    "check",
+    "check_modules",
+    "module_checks",
+]
 
 REQUIREMENTS = frozenset(
     {
@@ -38,6 +47,10 @@ DEFAULT_TIMEOUT_S = 120.0
 
 START = datetime(2026, 1, 15, 12, tzinfo=UTC)
 """Where a lab's clock starts; the same as a scenario's."""
+
+
+class DifferenceError(AssertionError):
+    """What a check raises where the backend answered otherwise than another one."""
 
 
 class Lab:
@@ -58,6 +71,11 @@ class Lab:
     def backend_spec(self) -> str:
         """What to give `create_store` as `backend`: a name or `module:callable`."""
         return self._target.adapter.spec
+
+    @property
+    def against(self) -> BackendAdapter | None:
+        """The backend that the run compares with, if it does."""
+        return self._target.against
 
     @property
     def environment(self) -> dict[str, str]:

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", required=True, metavar="NAME|module:callable", help="the backend to be proved"
     )
     run.add_argument(
+        "--against",
+        metavar="NAME|module:callable",
+        help="another backend: compare every answer with that backend's",
+    )
+    run.add_argument(
         "--adapter", metavar="module:Class", help="gives each case its own stores of the backend"
     )
     _add_folders(run)
@@ -179,7 +184,7 @@ def _pytest_arguments(options: argparse.Namespace, anchor: Path) -> list[str]:
         *(f"--kpstore-scenarios={folder.resolve()}" for folder in options.scenarios),
         *(f"--kpstore-case={glob}" for glob in options.case),
     ]
-    for name in ("adapter", "known", "report"):
+    for name in ("against", "adapter", "known", "report"):
         value = getattr(options, name)
         if value is not None:
             arguments.append(f"--kpstore-{name}={value}")

@@ -27,6 +27,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME|module:callable",
         "help": "the backend that the scenarios and checks are run on",
     },
+    "against": {
+        "metavar": "NAME|module:callable",
+        "help": "another backend: every case that applies to both is run on both, and their answers compared",
+    },
     "adapter": {
         "metavar": "module:Class",
         "help": "the BackendAdapter that gives each case its own stores (default: the backend's)",

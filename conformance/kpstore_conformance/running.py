@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from kpstore import __version__
-from kpstore_conformance.check import DEFAULT_TIMEOUT_S, Check, module_checks
+from kpstore_conformance.check import DEFAULT_TIMEOUT_S, Check, DifferenceError, module_checks
+from kpstore_conformance.comparison import compare_scenario
 from kpstore_conformance.known import Known, KnownEntry, KnownFileError, load_known, matches
 from kpstore_conformance.plugin import is_scenario_file
 from kpstore_conformance.report import write_reports
-from kpstore_conformance.scenario import Case, ScenarioFileError, run_case
+from kpstore_conformance.scenario import Case, CaseResult, Failure, ScenarioFileError, run_case
 from kpstore_conformance.scenario.show import redact
 from kpstore_conformance.suite import (
     Suite,
@@ -45,7 +46,7 @@ ANCHOR = Path(__file__).with_name("suite.ini")
 """Collecting this file collects the whole suite."""
 
 _ON_REPORT = "kpstore_outcome"
-_ON_WORKER = "kpstore_backend"
+_ON_WORKER = "kpstore_backends"
 
 
 class CaseFailedError(Exception):
@@ -54,12 +55,16 @@ class CaseFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CaseRun:
-    """How a case ended; of a failure one line, where (file:line), and the whole text for a person."""
+    """How a case ended; of a failure one line, where (file:line), and the whole text for a person. `compared`
+    and `not_compared` are those of `CaseOutcome`.
+    """
 
     outcome: Outcome
     summary: str = ""
     at: str | None = None
     text: str = ""
+    compared: int | None = None
+    not_compared: str | None = None
 
 
 class ConformanceRun:
@@ -72,7 +77,8 @@ class ConformanceRun:
         self._started = datetime.now(UTC)
         self._start_s = time.perf_counter()
         here = config.invocation_params.dir
-        if ":" in f"{backend}{config.getoption('kpstore_adapter') or ''}" and str(here) not in sys.path:
+        named = [backend, *(config.getoption(f"kpstore_{name}") or "" for name in ("adapter", "against"))]
+        if any(":" in name for name in named) and str(here) not in sys.path:
             # The backend of somebody who has not packaged it yet lies where they stand.
             sys.path.insert(0, str(here))
         folders = [(here / folder).resolve() for folder in config.getoption("kpstore_scenarios") or ()]
@@ -84,7 +90,9 @@ class ConformanceRun:
         self.known = self._load_known(here)
         try:
             self.adapter = adapter_for(backend, config.getoption("kpstore_adapter"))
-            self.backend = self._facts()
+            other = config.getoption("kpstore_against")
+            self._other = None if other is None else adapter_for(other)
+            self.backend, self.against = self._facts()
         except AdapterError as error:
             raise pytest.UsageError(str(error)) from error
         self._outcomes: list[CaseOutcome] = []
@@ -105,18 +113,20 @@ class ConformanceRun:
     def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
 
-    def _facts(self) -> BackendFacts:
+    def _facts(self) -> tuple[BackendFacts, BackendFacts | None]:
+        """Of the backend, and of the one that it is compared with."""
         told = getattr(self._config, "workerinput", {}).get(_ON_WORKER)
-        if told is None:
-            return asyncio.run(probe(self.adapter))
-        return BackendFacts(
-            told["spec"], told["name"], frozenset(told["capabilities"]), frozenset(told["inspectors"])
-        )
+        if told is not None:
+            backend, other = told
+            return BackendFacts.from_json(backend), None if other is None else BackendFacts.from_json(other)
+        other_facts = None if self._other is None else asyncio.run(probe(self._other))
+        return asyncio.run(probe(self.adapter)), other_facts
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of pytest-xdist what the controller found out, so that the backend is probed once."""
-        node.workerinput[_ON_WORKER] = self.backend.to_json()
+        other = None if self.against is None else self.against.to_json()
+        node.workerinput[_ON_WORKER] = (self.backend.to_json(), other)
 
     def pytest_report_header(self) -> str:
         """A line on the backend."""
@@ -222,6 +232,7 @@ class ConformanceRun:
             packaged=self.suite.packaged,
             problems=list(dict.fromkeys(self._problems)),
             duration_s=time.perf_counter() - self._start_s,
+            against=self.against,
         )
         folder = self._config.getoption("kpstore_report")
         unwritten = False
@@ -272,8 +283,9 @@ class ConformanceRun:
     def rerun(self, case: SuiteCase) -> str:
         """The command that runs a case alone."""
         parts = ["kpstore", "conformance", "run", "--backend", self.adapter.spec]
-        if self._config.getoption("kpstore_adapter"):
-            parts += ["--adapter", self._config.getoption("kpstore_adapter")]
+        for name in ("adapter", "against"):
+            if self._config.getoption(f"kpstore_{name}"):
+                parts += [f"--{name}", self._config.getoption(f"kpstore_{name}")]
         if not self.suite.packaged:
             parts.append("--no-packaged")
         if case.root is not None and case.root != packaged_scenarios():
@@ -285,7 +297,7 @@ class ConformanceRun:
         return asyncio.run(self._execute(case))
 
     async def _execute(self, case: SuiteCase) -> CaseRun:
-        target = CaseTarget(self.adapter, self.backend.name)
+        target = CaseTarget(self.adapter, self.backend.name, against=self._other)
         timeout_s = case.work.timeout_s if isinstance(case.work, Check) else DEFAULT_TIMEOUT_S
         try:
             async with asyncio.timeout(timeout_s) as limit:
@@ -305,13 +317,30 @@ class ConformanceRun:
             await target.dispose()
 
     async def _scenario(self, case: SuiteCase, work: Case, target: CaseTarget) -> CaseRun:
-        result = await run_case(work, target)
-        if result.outcome == "passed":
-            return CaseRun("passed")
-        failure = result.failure
-        assert failure is not None
+        if self._other is None or self.against is None:
+            return self._ran(case, await run_case(work, target))
+        missing = case.missing(self.against)
+        if missing:
+            ran = self._ran(case, await run_case(work, target))
+            return replace(ran, not_compared=" and ".join(map(str, missing)))
+        reference = CaseTarget(self._other, self.against.name)
+        try:
+            comparison = await compare_scenario(work, target, reference)
+        finally:
+            await reference.dispose()
+        ran = self._ran(case, comparison.results[0])
+        if ran.outcome == "passed" and comparison.differences:
+            ran = self._unlike("differs", comparison.failure(), case)
+        return replace(ran, compared=comparison.compared)
+
+    def _ran(self, case: SuiteCase, result: CaseResult) -> CaseRun:
+        if result.failure is None:
+            return CaseRun(result.outcome)
+        return self._unlike(result.outcome, result.failure, case)
+
+    def _unlike(self, outcome: Outcome, failure: Failure, case: SuiteCase) -> CaseRun:
         at = f"{self.shown_path(failure.file)}:{failure.line}"
-        return CaseRun(result.outcome, failure.summary, at, failure.render(rerun=self.rerun(case)))
+        return CaseRun(outcome, failure.summary, at, failure.render(rerun=self.rerun(case)))
 
     async def _check(self, case: SuiteCase, work: Check, target: CaseTarget) -> CaseRun:
         try:
@@ -334,6 +363,8 @@ class ConformanceRun:
                 ]
             )
             outcome: Outcome = "failed" if isinstance(error, AssertionError) else "error"
+            if isinstance(error, DifferenceError):
+                outcome = "differs"
             return CaseRun(outcome, summary, f"{self.shown(case)}:{case.line}", text)
         return CaseRun("passed")
 
@@ -424,7 +455,7 @@ class CaseItem(pytest.Item):
         """Run the case; raises with the text for a person where that fails the run."""
         missing = self.case.missing(self._run.backend)
         if missing:
-            self._note("not_applicable", 0.0, missing=[(one.kind, one.name) for one in missing])
+            self._note(CaseRun("not_applicable"), 0.0, missing=[(one.kind, one.name) for one in missing])
             backend = self._run.backend.name
             pytest.skip(f"not applicable to {backend}: {' and '.join(map(str, missing))}")
         entry = self._run.known.entry_for(self.case.id)
@@ -433,30 +464,29 @@ class CaseItem(pytest.Item):
             ran = self._run.execute(self.case)
         except Exception as error:
             # The adapter broke, before or after the case: as loud as a failing case, with its own traceback.
-            self._note("error", time.perf_counter() - start_s, f"{type(error).__name__}: {error}")
+            ran = CaseRun("error", f"{type(error).__name__}: {error}")
+            self._note(ran, time.perf_counter() - start_s)
             raise
         duration_s = time.perf_counter() - start_s
         if ran.outcome == "passed":
             if entry is None or entry.flaky:
-                self._note("passed", duration_s, entry=entry)
+                self._note(ran, duration_s, entry=entry)
                 return
             summary = f"known to fail, but passes: remove it from {entry.file}:{entry.line}"
-            self._note("unexpected_pass", duration_s, summary, entry=entry)
+            self._note(replace(ran, outcome="unexpected_pass", summary=summary), duration_s, entry=entry)
             raise CaseFailedError(f"{self.case.id}\n  {summary}\n  {entry.reason} ({entry.issue})")
         if entry is not None:
-            self._note(
-                "flaky_failed" if entry.flaky else "known_failing", duration_s, ran.summary, ran.at, entry
-            )
+            foretold: Outcome = "flaky_failed" if entry.flaky else "known_failing"
+            self._note(replace(ran, outcome=foretold), duration_s, entry=entry)
             pytest.xfail(f"{entry.kind}: {entry.reason} ({entry.issue}): {redact(ran.summary)}")
-        self._note(ran.outcome, duration_s, ran.summary, ran.at)
+        self._note(ran, duration_s)
         raise CaseFailedError(redact(ran.text))
 
     def _note(
         self,
-        outcome: Outcome,
+        ran: CaseRun,
         duration_s: float,
-        summary: str | None = None,
-        at: str | None = None,
+        *,
         entry: KnownEntry | None = None,
         missing: Iterable[tuple[str, str]] = (),
     ) -> None:
@@ -466,7 +496,7 @@ class CaseItem(pytest.Item):
             if entry is None
             else {"reason": entry.reason, "issue": entry.issue, "expires": entry.expires.isoformat()}
         )
-        failed = outcome not in ("passed", "not_applicable")
+        failed = ran.outcome not in ("passed", "not_applicable")
         self.outcome = CaseOutcome(
             case=case.id,
             kind=case.kind,
@@ -474,13 +504,15 @@ class CaseItem(pytest.Item):
             line=case.line,
             clauses=list(case.clauses),
             requires=list(case.requires),
-            outcome=outcome,
+            outcome=ran.outcome,
             duration_s=duration_s,
-            summary=None if summary is None else redact(summary),
-            at=(at or f"{self._run.shown(case)}:{case.line}") if failed else None,
+            summary=redact(ran.summary) if failed else None,
+            at=(ran.at or f"{self._run.shown(case)}:{case.line}") if failed else None,
             missing=list(missing),
             known=known,
             rerun=self._run.rerun(case) if failed else None,
+            compared=ran.compared,
+            not_compared=ran.not_compared,
         )
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

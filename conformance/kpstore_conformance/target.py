@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from kpstore import AllStores, Clock, KpStoreError, ManualClock, Settings, StoredSkill, create_store
@@ -55,6 +56,12 @@ class BackendFacts:
     name: str
     capabilities: frozenset[str]
     inspectors: frozenset[str]
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> BackendFacts:
+        """The other way round."""
+        capabilities, inspectors = frozenset(plain["capabilities"]), frozenset(plain["inspectors"])
+        return cls(plain["spec"], plain["name"], capabilities, inspectors)
 
     def to_json(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -237,11 +244,15 @@ class CaseTarget:
     Args:
         adapter: how to reach the backend.
         name: the backend's name, as messages show it.
+        against: the backend that the run compares with, if it does.
     """
 
-    def __init__(self, adapter: BackendAdapter, name: str | None = None) -> None:
+    def __init__(
+        self, adapter: BackendAdapter, name: str | None = None, *, against: BackendAdapter | None = None
+    ) -> None:
         self.adapter = adapter
         self.name = name or adapter.spec
+        self.against = against
         self.folder = Path(tempfile.mkdtemp(prefix="kpstore-"))
         self.settings = adapter.settings(self.folder)
 

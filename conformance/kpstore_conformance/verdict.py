@@ -30,10 +30,18 @@ __all__ = [
 ]
 
 Outcome: TypeAlias = Literal[
-    "passed", "failed", "error", "known_failing", "unexpected_pass", "flaky_failed", "not_applicable"
+    "passed",
+    "failed",
+    "error",
+    "differs",
+    "known_failing",
+    "unexpected_pass",
+    "flaky_failed",
+    "not_applicable",
 ]
-"""`error`: the case broke before it could say anything of the clause. `known_failing` and `flaky_failed`
-failed as the known-failing file foretold; `unexpected_pass` passed against it.
+"""`error`: the case broke before it could say anything of the clause. `differs`: it passed, but another
+backend answered otherwise. `known_failing` and `flaky_failed` failed as the known-failing file foretold;
+`unexpected_pass` passed against it.
 """
 
 Status: TypeAlias = Literal[
@@ -44,7 +52,7 @@ no case. `not_binding`: it is about another backend or an undeclared capability.
 were not selected.
 """
 
-_FAILING = frozenset({"failed", "error", "unexpected_pass"})
+_FAILING = frozenset({"failed", "error", "differs", "unexpected_pass"})
 _KNOWN = frozenset({"known_failing", "flaky_failed"})
 _SHOWN_FAILURES = 12
 _RED = {"red": True}
@@ -56,7 +64,8 @@ class CaseOutcome:
 
     `line` is where the case is declared, `at` (file:line) where it failed; `missing` is what a not
     applicable case needs; `summary` is one line on a failure; `known` is the reason, issue and date of
-    the entry that foretold it; `rerun` is the command that runs the case alone.
+    the entry that foretold it; `rerun` is the command that runs the case alone. In a run that compares two
+    backends, `compared` is how many of the case's calls were, or `not_compared` why it ran on one alone.
     """
 
     case: str
@@ -72,6 +81,8 @@ class CaseOutcome:
     missing: list[tuple[str, str]] = field(default_factory=list)
     known: dict[str, str] | None = None
     rerun: str | None = None
+    compared: int | None = None
+    not_compared: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """As a dict of plain data."""
@@ -139,6 +150,8 @@ class Verdict:
     packaged: bool
     problems: tuple[str, ...]
     duration_s: float
+    against: BackendFacts | None = None
+    """The backend that this one was compared with."""
 
     @property
     def failures(self) -> tuple[CaseOutcome, ...]:
@@ -171,7 +184,20 @@ class Verdict:
             for one in self.outcomes
             if not one.executed
         )
-        return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        return _by_frequency(reasons)
+
+    @property
+    def compared(self) -> tuple[CaseOutcome, ...]:
+        """The cases that ran on both backends."""
+        return tuple(one for one in self.outcomes if one.compared is not None)
+
+    def not_compared(self) -> list[tuple[str, int]]:
+        """Why cases ran on this backend alone, and how many for that reason; the most frequent first."""
+        return _by_frequency(Counter(one.not_compared for one in self.outcomes if one.not_compared))
+
+
+def _by_frequency(counted: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
 
 
 CAPABILITIES = ("durable", "multi_process", "vector_search", "controllable_clock")
@@ -185,6 +211,7 @@ def judge(
     packaged: bool = True,
     problems: Sequence[str] = (),
     duration_s: float = 0.0,
+    against: BackendFacts | None = None,
 ) -> Verdict:
     """The verdict on a run.
 
@@ -195,11 +222,14 @@ def judge(
         packaged: False where the suite is without the packaged scenarios and checks.
         problems: what else went wrong; each fails the run.
         duration_s: how long the run took.
+        against: the backend that its answers were compared with, if they were.
     """
     found = sorted(outcomes, key=lambda one: one.case)
     all_problems = [*problems, *_twice(found)]
     if not any(one.executed for one in found):
         all_problems.append("nothing was executed: no case of the selection is applicable to this backend")
+    elif against is not None and all(one.compared is None for one in found if one.kind == "scenario"):
+        all_problems.append(f"nothing was compared: no scenario that was run applies to {against.name} too")
     seen = {one.case for one in found}
     left_out = [case for case in suite if case.id not in seen]
     clauses = tuple(_clause(clause, backend, found, left_out) for clause in CLAUSES)
@@ -220,6 +250,7 @@ def judge(
         packaged=packaged,
         problems=tuple(all_problems),
         duration_s=duration_s,
+        against=against,
     )
 
 
@@ -330,6 +361,9 @@ def render(
     row("declares", ", ".join(_declared(verdict)) or "no capability")
     row("cases", _counts(verdict))
     row("not applicable", *(f"{count} × {reason}" for reason, count in verdict.not_applicable()))
+    if verdict.against is not None:
+        row("compared with", _comparison(verdict, verdict.against))
+        row("not compared", *(f"{count} × {reason}" for reason, count in verdict.not_compared()))
     row("clauses", *_wrap([_group(verdict, group) for group in _groups()], width - 17))
     row("gaps", *_gaps(verdict), yellow=True)
     row("unproven", *_unproven(verdict), yellow=True)
@@ -355,6 +389,7 @@ def _counts(verdict: Verdict) -> str:
     parts = [f"{verdict.executed} executed", f"{verdict.count('passed')} passed"]
     for outcomes, word in (
         (("failed", "error"), "failed"),
+        (("differs",), "answered otherwise"),
         (("unexpected_pass",), "passed unexpectedly"),
         (("known_failing",), "failed as known"),
         (("flaky_failed",), "flaky, failed"),
@@ -366,6 +401,19 @@ def _counts(verdict: Verdict) -> str:
     if verdict.not_selected:
         parts.append(f"{verdict.not_selected} not selected")
     return " · ".join(parts)
+
+
+def _comparison(verdict: Verdict, against: BackendFacts) -> str:
+    cases = verdict.compared
+    calls = sum(one.compared or 0 for one in cases)
+    differ = verdict.count("differs")
+    found = (
+        "no difference"
+        if not differ
+        else f"{_plural(differ, 'case')} {'differs' if differ == 1 else 'differ'}"
+    )
+    title = against.name if against.name == against.spec else f"{against.name} ({against.spec})"
+    return f"{title}: {_plural(len(cases), 'case')}, {_plural(calls, 'call')} · {found}"
 
 
 def _groups() -> list[str]:

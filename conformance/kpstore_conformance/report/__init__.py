@@ -81,6 +81,7 @@ def as_json(verdict: Verdict, suite: Suite, started: datetime) -> dict[str, Any]
                 "passed": verdict.count("passed"),
                 "failed": verdict.count("failed"),
                 "error": verdict.count("error"),
+                "differs": verdict.count("differs"),
                 "known_failing": verdict.count("known_failing"),
                 "unexpected_pass": verdict.count("unexpected_pass"),
                 "flaky_failed": verdict.count("flaky_failed"),
@@ -88,6 +89,7 @@ def as_json(verdict: Verdict, suite: Suite, started: datetime) -> dict[str, Any]
                 "not_selected": verdict.not_selected,
             },
             "problems": list(verdict.problems),
+            "against": _against(verdict),
         },
         "clauses": {
             one.clause: {
@@ -100,6 +102,17 @@ def as_json(verdict: Verdict, suite: Suite, started: datetime) -> dict[str, Any]
             for one in verdict.clauses
         },
         "cases": [_case(one) for one in verdict.outcomes],
+    }
+
+
+def _against(verdict: Verdict) -> dict[str, Any] | None:
+    if verdict.against is None:
+        return None
+    return {
+        "backend": verdict.against.to_json(),
+        "cases": len(verdict.compared),
+        "calls": sum(one.compared or 0 for one in verdict.compared),
+        "not_compared": [{"reason": reason, "cases": count} for reason, count in verdict.not_compared()],
     }
 
 
@@ -117,6 +130,8 @@ def _case(one: CaseOutcome) -> dict[str, Any]:
         "at": one.at,
         "missing": [str(Missing(kind, name)) for kind, name in one.missing],
         "known": one.known,
+        "compared": one.compared,
+        "not_compared": one.not_compared,
     }
 
 
@@ -128,7 +143,7 @@ def as_junit(verdict: Verdict, started: datetime) -> bytes:
         "testsuite",
         name=f"kpstore conformance: {verdict.backend.name}",
         tests=str(len(verdict.outcomes) + len(verdict.problems)),
-        failures=str(verdict.count("failed", "unexpected_pass")),
+        failures=str(verdict.count("failed", "differs", "unexpected_pass")),
         errors=str(verdict.count("error") + len(verdict.problems)),
         skipped=str(verdict.count("not_applicable", "known_failing", "flaky_failed")),
         time=f"{verdict.duration_s:.3f}",
@@ -158,8 +173,9 @@ def _junit_case(suite: ElementTree.Element, one: CaseOutcome) -> None:
     ):
         ElementTree.SubElement(properties, "property", name=key, value=_xml(value))
     text = _xml(one.summary or "")
-    if one.outcome in ("failed", "unexpected_pass"):
-        ElementTree.SubElement(element, "failure", message=text).text = f"{_xml(one.at or '')}: {text}"
+    if one.outcome in ("failed", "differs", "unexpected_pass"):
+        failure = ElementTree.SubElement(element, "failure", type=one.outcome, message=text)
+        failure.text = f"{_xml(one.at or '')}: {text}"
     elif one.outcome == "error":
         ElementTree.SubElement(element, "error", message=text).text = f"{_xml(one.at or '')}: {text}"
     elif one.outcome == "not_applicable":

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,13 +41,17 @@ from kpstore_conformance.scenario.steps import (
 from kpstore_conformance.scenario.values import Constant, Value, walk
 from kpstore_conformance.scenario.yaml_nodes import Node
 
-__all__ = ["CaseResult", "Target", "run_case"]
+__all__ = ["CaseResult", "Target", "run_case", "step_under_way"]
 
 SHOWN_BEFORE = 10
 """How many steps before the failing one are told: a screen's worth."""
 
 GIVEN_BATCH = 500
 """Records per create_many of `given`: few calls, and no batch that itself holds the event loop."""
+
+
+step_under_way: ContextVar[Step | None] = ContextVar("step_under_way", default=None)
+"""The step that a call of a target's stores belongs to, for a target that looks at its calls."""
 
 
 class Target(Protocol):
@@ -335,6 +340,7 @@ class _Run:
         self._note(step, _Text(counted(len(records), "record")))
 
     async def _given_call(self, step: GivenStep, arguments: Mapping[str, Any]) -> object:
+        step_under_way.set(step)
         store = getattr(self._handle("main"), step.method.store)
         try:
             return await getattr(store, step.method.name)(**arguments)
@@ -405,6 +411,7 @@ class _Run:
 
     async def _perform(self, step: CallStep, arguments: Mapping[str, Any]) -> Any:
         """The result of the call, or `CANCELLED`."""
+        step_under_way.set(step)
         store = getattr(self._handle(step.handle), step.method.store)
         method = getattr(store, step.method.name)
         coroutine = (

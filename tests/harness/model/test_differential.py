@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from kpstore_conformance.checks import stateful
-from kpstore_conformance.checks.differential import ScenarioComparison, compare_scenario
 from kpstore_conformance.checks.stateful import Disagreement, Profile, Search, search
+from kpstore_conformance.comparison import ScenarioComparison, compare_scenario
 from kpstore_conformance.scenario import load_file
 from kpstore_conformance.target import CaseTarget, adapter_for
 
@@ -65,7 +65,7 @@ def compared(tmp_path: Path, backend: str, other: str, text: str = SCENARIO) -> 
 
 def test_memory_and_sqlite_answer_a_scenario_alike(tmp_path: Path) -> None:
     comparison = compared(tmp_path, "sqlite", "memory")
-    assert comparison.problems == []
+    assert comparison.differences == ()
     assert [result.outcome for result in comparison.results] == ["passed", "passed"]
     assert comparison.compared >= 40
 
@@ -73,9 +73,16 @@ def test_memory_and_sqlite_answer_a_scenario_alike(tmp_path: Path) -> None:
 def test_a_difference_that_the_scenario_does_not_look_at_is_seen(tmp_path: Path) -> None:
     comparison = compared(tmp_path, "broken_stores:total_after_cut", "memory")
     assert [result.outcome for result in comparison.results] == ["passed", "passed"]
-    assert comparison.problems == [
-        "call 2, skills.search (memory's answer first): result.total: must be 30, but came as 20"
-    ]
+    [difference] = comparison.differences
+    assert difference.summary == (
+        "skills.search, compared with memory: result.total: must be 30, but came as 20"
+    )
+    told = comparison.failure().render(rerun="kpstore …")
+    assert told.startswith(f"DIFFERS many/many answers\n  {tmp_path}/many.yaml:10: skills.search, compared")
+    assert "clauses: PAGE-1" in told
+    assert "10 |       - skills.search: {}" in told
+    answers = [note.partition(": ")[0] for note in difference.notes]
+    assert answers == ["broken_stores:total_after_cut", "memory"]
 
 
 def test_other_errors_are_seen(tmp_path: Path) -> None:
@@ -84,8 +91,9 @@ def test_other_errors_are_seen(tmp_path: Path) -> None:
         "        error: ValidationError\n"
     )
     comparison = compared(tmp_path, "broken_stores:leaky_error", "memory", text)
-    assert "must raise ValidationError, but raised KeyError" in comparison.problems[0]
-    assert "the case failed on broken_stores:leaky_error, but passed on memory" in comparison.problems[1]
+    first, second = comparison.differences
+    assert "must raise ValidationError, but raised KeyError" in first.summary
+    assert second.summary == "the case failed on broken_stores:leaky_error, but passed on memory"
 
 
 @pytest.mark.parametrize("bug", ["total_after_cut", None])

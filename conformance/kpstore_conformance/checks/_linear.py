@@ -6,13 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import CLOCK_MONOTONIC, clock_gettime
 from typing import Any
+
+LARGEST_SEARCH = 100_000
+"""How many beginnings of orders are tried at most: hundreds of times what the checks' histories take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that was made: `began` and `ended` on one clock, in seconds; what it was given and gave."""
+    """A call that was made: what it was given and gave; `began` and `ended` in seconds, on the clock that all
+    processes of a machine share.
+    """
 
     who: str
     name: str
@@ -26,13 +31,18 @@ Model = Callable[[Hashable, Call], tuple[bool, Hashable]]
 """From the object's state and a call to whether the call could give what it gave, and the state after it."""
 
 
+def now() -> float:
+    """The time on that clock."""
+    return clock_gettime(CLOCK_MONOTONIC)
+
+
 async def recorded(
     history: list[Call], who: str, name: str, given: Any, call: Callable[[], Awaitable[Any]]
 ) -> Any:
     """Make the call and note it in the history."""
-    began = perf_counter()
+    began = now()
     gave = await call()
-    history.append(Call(who, name, given, gave, began, perf_counter()))
+    history.append(Call(who, name, given, gave, began, now()))
     return gave
 
 
@@ -41,6 +51,9 @@ def order_of(history: Sequence[Call], start: Hashable, model: Model) -> list[Cal
 
     Bounded by the calls that overlap, not by the length of the history: of those that are left, only a call
     that began before all others ended can be the next.
+
+    Raises:
+        RuntimeError: too many calls overlap for all orders to be tried.
     """
     calls = sorted(history, key=lambda call: call.began)
     hopeless: set[tuple[frozenset[int], Hashable]] = set()
@@ -55,6 +68,7 @@ def order_of(history: Sequence[Call], start: Hashable, model: Model) -> list[Cal
         return []
     path: list[int] = []
     stack = [(everything, start, candidates(everything))]
+    begun = 0
     while stack:
         left, state, to_try = stack[-1]
         if not to_try:
@@ -68,6 +82,9 @@ def order_of(history: Sequence[Call], start: Hashable, model: Model) -> list[Cal
         rest = left - {number}
         if not possible or (rest, after) in hopeless:
             continue
+        begun += 1
+        if begun > LARGEST_SEARCH:
+            raise RuntimeError(f"undecided after {LARGEST_SEARCH:,} beginnings of orders")
         path.append(number)
         if not rest:
             return [calls[number] for number in path]

@@ -12,10 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from kpstore import AllStores, ManualClock, create_store
+from kpstore_conformance.checks._objects import client
 from kpstore_conformance.checks._samples import MOMENT, pattern, skill, vote
 
 Job = Callable[..., Awaitable[Any]]
@@ -99,7 +101,25 @@ async def greet(stores: AllStores, who: int) -> int:
     return (await stores.skills.search(limit=0)).total
 
 
-JOBS: dict[str, Job] = {job.__name__: job for job in (upsert, consume, documents, log, revoke, append, greet)}
+async def clients(
+    stores: AllStores, objects: list[tuple[str, str]], number: int, of: int, at: str
+) -> list[list[list[Any]]]:
+    """Be a client of each object in turn, as soon as all processes have come to it, as the folder `at` tells;
+    the calls made, by object.
+    """
+    made = []
+    for place, (what, id) in enumerate(objects):
+        (Path(at) / f"{place} {number}").touch()
+        everybody = [Path(at) / f"{place} {each}" for each in range(of)]
+        while not all(each.exists() for each in everybody):  # noqa: ASYNC110 - processes share no event
+            await asyncio.sleep(0.0005)
+        calls = await client(what, stores, id, number, seed=10 * place + number, pause_s=0.004)
+        made.append([list(astuple(call)) for call in calls])
+    return made
+
+
+_ALL = (upsert, consume, documents, log, revoke, append, greet, clients)
+JOBS: dict[str, Job] = {job.__name__: job for job in _ALL}
 
 
 class Acknowledgements:

@@ -1,27 +1,26 @@
 """Concurrent calls equal some order of the same calls one after another: between tasks of one handle, between
 handles, and between processes.
 
-`KP_CONCURRENCY_ROUNDS` records more histories for the check of linearizability.
+`KP_CONCURRENCY_ROUNDS` records more histories for the checks of linearizability.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from kpstore import AllStores
 from kpstore_conformance.check import Lab, check
-from kpstore_conformance.checks._linear import Call, assert_linearizable, recorded
+from kpstore_conformance.checks._linear import Call, assert_linearizable
+from kpstore_conformance.checks._objects import KINDS, client
 from kpstore_conformance.checks._processes import in_processes
 from kpstore_conformance.checks._samples import gathered, pattern, skill, vote
 
-HISTORIES = int(os.environ.get("KP_CONCURRENCY_ROUNDS", "40"))
+HISTORIES = int(os.environ.get("KP_CONCURRENCY_ROUNDS", "25"))
 
 _HOUR = timedelta(hours=1)
 _PROCESSES = 4
@@ -192,111 +191,57 @@ async def batches_are_atomic(lab: Lab) -> None:
 # ---- linearizability
 
 
-def _register(state: Hashable, call: Call) -> tuple[bool, Hashable]:
-    """A record that is created, replaced, deleted and read; its state is its content."""
-    if call.name == "create":
-        return True, call.given
-    if call.name == "delete":
-        return call.gave == (state is not None), None
-    return call.gave == state, state
-
-
-def _key(state: Hashable, call: Call) -> tuple[bool, Hashable]:
-    """A key that is revoked and verified; its state is whether it is alive."""
-    if call.name == "revoke":
-        return call.gave == state, False
-    return call.gave == state, state
-
-
-def _counter(state: Hashable, call: Call) -> tuple[bool, Hashable]:
-    """An agent's score, whose floor is 0."""
-    assert isinstance(state, int)
-    if call.name == "upsert":
-        after = max(0, state + call.given)
-        return call.gave == after, after
-    return call.gave == state, state
-
-
-@check(clauses=["GEN-8"], name="histories of concurrent calls on one record are linearizable")
+@check(
+    clauses=["GEN-8"],
+    requires=["controllable_clock"],
+    name="histories of concurrent calls on one record are linearizable",
+)
 async def histories(lab: Lab) -> None:
-    """Whatever creates, deletes and reads of one skill, upserts and reads of one agent, and a revocation amid
-    verifications give when they are made at once, by tasks on one handle or several, some order of the calls
-    one after another gives too.
+    """Clients create, delete, read and seek one skill or unit, upsert and read one agent, revoke and verify
+    one key, take from one bucket, log and query what one agent did: at once, on one handle or several. What
+    they get, some order of the calls one after another gives too.
     """
     handles = await _handles(lab, 2)
-    chance = random.Random(8)  # noqa: S311  # the same histories every time
-
-    async def register(history: list[Call], who: str, stores: AllStores, id: str, number: int) -> None:
-        for step in range(6):
-            kind = chance.choice(("create", "create", "delete", "read", "read", "search"))
-            content = f"{number}.{step}" if kind == "create" else None
-            await recorded(history, who, kind, content, partial(_ON_RECORD[kind], stores, id, content))
-
-    async def counter(history: list[Call], who: str, stores: AllStores, id: str, number: int) -> None:
-        for _ in range(5):
-            delta = chance.choice((-5, 1, 2, 3, None, None))
-            kind = "read" if delta is None else "upsert"
-            await recorded(history, who, kind, delta, partial(_score, stores, id, delta))
-
-    async def key(history: list[Call], who: str, stores: AllStores, raw_key: str, number: int) -> None:
-        for step in range(4):
-            if number % 2 == 0 and step == number % 4:
-                await recorded(history, who, "revoke", None, partial(stores.api_keys.revoke, raw_key[:11]))
-            else:
-                await recorded(history, who, "verify", None, partial(_verifies, stores, raw_key))
-
     for number in range(HISTORIES):
-        for what, tasks, start, model in (
-            ("skill", register, None, _register),
-            ("agent", counter, 0, _counter),
-            ("key", key, True, _key),
-        ):
-            history: list[Call] = []
-            id = f"{what} {number}"
-            if what == "key":
-                id = (await handles[0].api_keys.create("author", ["read"], "free")).raw_key
-            await asyncio.gather(
-                *(tasks(history, f"task {n}", handles[n % len(handles)], id, n) for n in range(5))
+        for what, kind in KINDS.items():
+            id = await _object(handles[0], what, number)
+            clients = await asyncio.gather(
+                *(client(what, handles[n % len(handles)], id, n, seed=number * 5 + n) for n in range(5))
             )
-            assert_linearizable(f"history {number} of one {what}", history, start, model)
+            history = [call for calls in clients for call in calls]
+            assert_linearizable(f"history {number} of one {what}", history, kind.start, kind.model)
 
 
-async def _create(stores: AllStores, id: str, content: str | None) -> None:
-    await stores.skills.create(skill(id, content=content))
-
-
-async def _delete(stores: AllStores, id: str, _: str | None) -> bool:
-    return await stores.skills.delete(id)
-
-
-async def _content(stores: AllStores, id: str, _: str | None) -> str | None:
-    found = await stores.skills.get_by_id(id)
-    return None if found is None else found.content
-
-
-async def _content_by_search(stores: AllStores, id: str, _: str | None) -> str | None:
-    page = await stores.skills.search(query=f"name of {id}", limit=1000)
-    found = [each.content for each in page.data if each.id == id]
-    assert len(found) <= 1, f"a search found {id} {len(found)} times"
-    return found[0] if found else None
-
-
-_ON_RECORD = {"create": _create, "delete": _delete, "read": _content, "search": _content_by_search}
-
-
-async def _score(stores: AllStores, id: str, delta: int | None) -> float:
-    """The agent's score, after an upsert or as it is."""
-    if delta is not None:
-        return (await stores.reputation.upsert(id, delta, "change")).score
-    record = await stores.reputation.get(id)
-    return 0 if record is None else record.score
-
-
-async def _verifies(stores: AllStores, raw_key: str) -> bool:
-    return await stores.api_keys.verify(raw_key) is not None
+async def _object(stores: AllStores, what: str, number: int) -> str:
+    """The id of a new object; of a key, which has to be there first, the raw key."""
+    if what == "key":
+        return (await stores.api_keys.create("author", ["read"], "free")).raw_key
+    return f"{what} {number}"
 
 
 # ---- processes
+
+
+@check(
+    clauses=["GEN-8"],
+    requires=["multi_process", "controllable_clock"],
+    name="histories of four processes on one record are linearizable",
+)
+async def process_histories(lab: Lab) -> None:
+    """The same, where each client is a process of its own."""
+    stores = await lab.open()
+    rounds = max(1, HISTORIES // 5)
+    objects = [(what, await _object(stores, what, n)) for n in range(rounds) for what in KINDS]
+    meeting = str(lab.folder)
+    told = await in_processes(
+        lab,
+        "clients",
+        [{"objects": objects, "number": n, "of": _PROCESSES, "at": meeting} for n in range(_PROCESSES)],
+    )
+    for place, (what, _) in enumerate(objects):
+        history = [Call(*call) for answer in told for call in answer[place]]
+        kind = KINDS[what]
+        assert_linearizable(f"history {place} of one {what}", history, kind.start, kind.model)
 
 
 @check(

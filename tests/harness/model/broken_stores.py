@@ -121,3 +121,31 @@ async def leaky_error(settings: Settings, clock: Clock) -> AllStores:
 
     _replace(stores.rate_limit, "consume", broken)
     return stores
+
+
+_VERIFIED: dict[str, Any] = {}
+"""The keys that this process has verified, and not revoked itself."""
+
+
+async def verified_by_process(settings: Settings, clock: Clock) -> AllStores:
+    """SQLite, but for a cache of verified keys, which other processes' revocations do not reach."""
+    stores = await create_store("sqlite", settings=settings, clock=clock)
+    verify, revoke = stores.api_keys.verify, stores.api_keys.revoke
+
+    async def broken_verify(raw_key: str) -> Any:
+        if raw_key not in _VERIFIED:
+            record = await verify(raw_key)
+            # It may have been revoked while this was asked.
+            if record is None or await verify(raw_key) is None:
+                return None
+            _VERIFIED[raw_key] = record
+        return _VERIFIED[raw_key]
+
+    async def broken_revoke(key_prefix: str) -> bool:
+        for raw_key in [known for known in _VERIFIED if known.startswith(key_prefix)]:
+            del _VERIFIED[raw_key]
+        return await revoke(key_prefix)
+
+    _replace(stores.api_keys, "verify", broken_verify)
+    _replace(stores.api_keys, "revoke", broken_revoke)
+    return stores

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,24 +152,49 @@ def _run(options: argparse.Namespace) -> int:
         _print_problems(problems)
         return USAGE
 
-    import pytest
-
-    from kpstore_conformance.running import ANCHOR
-
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    with _nothing_from_outside():
-        status = int(pytest.main(_pytest_arguments(options, ANCHOR)))
-    return USAGE if status == pytest.ExitCode.USAGE_ERROR else min(status, 1)
+    return _in_a_process_of_its_own(_pytest_arguments(options))
 
 
-def _pytest_arguments(options: argparse.Namespace, anchor: Path) -> list[str]:
+def _in_a_process_of_its_own(arguments: Sequence[str]) -> int:
+    """Run pytest with these arguments; the exit status of the command.
+
+    The backend is never imported here: what it does to its process, down to leaving it with an exit status of
+    its choice, cannot pass for a verdict.
+    """
+    reading, writing = os.pipe()
+    # Neither options nor plugins from the environment: the verdict is the same wherever the command is given.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment |= {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+    }
+    command = [sys.executable, "-P", "-m", "kpstore_conformance", f"--kpstore-tell={writing}", *arguments]
+    with subprocess.Popen(command, env=environment, pass_fds=[writing]) as process:  # noqa: S603  # ourselves
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            try:
+                told = pipe.read()
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()
+                return 1
+    if told == b"passed" and status == 0:
+        return 0
+    if not told and status != USAGE:
+        print(f"kpstore conformance: no verdict: the run ended with exit status {status}", file=sys.stderr)
+    elif told == b"passed":
+        print(f"kpstore conformance: after the verdict, exit status {status}", file=sys.stderr)
+    return USAGE if status == USAGE and not told else 1
+
+
+def _pytest_arguments(options: argparse.Namespace) -> list[str]:
+    anchor = Path(__file__).with_name("suite.ini")
     arguments = [
         str(anchor),
         f"-c{anchor}",
         f"--rootdir={anchor.parent}",
         f"--confcutdir={anchor.parent}",
+        "--noconftest",
         "-pno:cacheprovider",
         "-pkpstore_conformance.plugin",
         "--no-header",
@@ -189,23 +214,6 @@ def _pytest_arguments(options: argparse.Namespace, anchor: Path) -> list[str]:
         if value is not None:
             arguments.append(f"--kpstore-{name}={value}")
     return arguments
-
-
-@contextmanager
-def _nothing_from_outside() -> Iterator[None]:
-    """Neither options nor plugins from the environment: the verdict is the same wherever the command is
-    given.
-    """
-    ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    names = ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_ADDOPTS", "PYTEST_PLUGINS")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _list(options: argparse.Namespace) -> int:

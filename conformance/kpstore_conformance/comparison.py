@@ -234,7 +234,10 @@ def _compare_logs(
             until = index
             while until < both and (ours[until].concurrent or theirs[until].concurrent):
                 until += 1
-            left, right = _outcomes(ours[index:until]), _outcomes(theirs[index:until])
+            together = ours[index:until], theirs[index:until]
+            if any(each.observed is None for group in together for each in group):
+                return index, found
+            left, right = map(_outcomes, together)
             if left != right:
                 summary = f"of calls at once, {name} gave {left}, but {other} {right}"
                 found.append(Difference(one.node, summary))
@@ -265,14 +268,7 @@ def _answer(observed: Observation) -> str:
 
 def _outcomes(calls: Sequence[_Noted]) -> dict[str, int]:
     named = [
-        f"{each.call}: "
-        + (
-            "cancelled"
-            if each.observed is None
-            else each.observed.error
-            if isinstance(each.observed, Raised)
-            else "a result"
-        )
+        f"{each.call}: {each.observed.error if isinstance(each.observed, Raised) else 'a result'}"
         for each in calls
     ]
     return dict(sorted(Counter(named).items()))

@@ -7,21 +7,24 @@ With pytest-xdist the workers run the cases and the controller judges; what a ca
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 
 from kpstore import __version__
 from kpstore_conformance.check import DEFAULT_TIMEOUT_S, Check, DifferenceError, module_checks
 from kpstore_conformance.comparison import compare_scenario
+from kpstore_conformance.guard import Guard
 from kpstore_conformance.known import Known, KnownEntry, KnownFileError, load_known, matches
 from kpstore_conformance.plugin import is_scenario_file
 from kpstore_conformance.report import write_reports
@@ -38,13 +41,14 @@ from kpstore_conformance.suite import (
     scenario_cases,
 )
 from kpstore_conformance.target import AdapterError, BackendFacts, CaseTarget, adapter_for, probe
-from kpstore_conformance.verdict import CaseOutcome, Outcome, Verdict, judge, render
+from kpstore_conformance.verdict import FAILING, CaseOutcome, Outcome, Verdict, judge, render
 
 __all__ = ["ANCHOR", "CaseItem", "ConformanceRun"]
 
 ANCHOR = Path(__file__).with_name("suite.ini")
 """Collecting this file collects the whole suite."""
 
+_FROM_WORKER = "kpstore_account"
 _ON_REPORT = "kpstore_outcome"
 _ON_WORKER = "kpstore_backends"
 
@@ -86,6 +90,8 @@ class ConformanceRun:
             if not folder.is_dir():
                 raise pytest.UsageError(f"--scenarios {folder}: no such folder")
         self.suite = Suite(tuple(folders), packaged=not config.getoption("kpstore_no_packaged"))
+        self._guard = Guard(checks=self.suite.packaged, folders=self.suite.extra, files=not self._is_worker)
+        self._selection = self._selected_by()
         self._globs: list[str] = config.getoption("kpstore_case") or []
         self.known = self._load_known(here)
         try:
@@ -96,6 +102,11 @@ class ConformanceRun:
         except AdapterError as error:
             raise pytest.UsageError(str(error)) from error
         self._outcomes: list[CaseOutcome] = []
+        """What the cases gave; of a worker of pytest-xdist, the cases that it ran."""
+        self._due: set[str] = set()
+        """The cases that are to run."""
+        self._deselected: set[str] = set()
+        """Those that options of the run have left out."""
         self._problems: list[str] = []
         self.verdict: Verdict | None = None
         self._reports: list[str] = []
@@ -168,41 +179,78 @@ class ConformanceRun:
             return _ScenarioFileNode.from_parent(parent, path=file_path, root=root, run=self)
         return None
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Apply --case."""
-        if not self._globs:
-            return
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
-            wanted = not isinstance(item, CaseItem) or any(
-                matches(glob, item.case.id) for glob in self._globs
-            )
-            (kept if wanted else dropped).append(item)
-        if dropped:
-            self._config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """Apply --case, and see what anybody else takes away."""
+        collected = [item for item in items if isinstance(item, CaseItem)]
+        if self._globs:
+            dropped = [
+                item for item in collected if not any(matches(glob, item.case.id) for glob in self._globs)
+            ]
+            if dropped:
+                self._config.hook.pytest_deselected(items=dropped)
+                items[:] = [item for item in items if item not in dropped]
+        result = yield
+        left = {item.case.id for item in items if isinstance(item, CaseItem)} & {
+            item.case.id for item in collected
+        }
+        taken = [item.case.id for item in collected if item.case.id not in left | self._deselected]
+        self._due = {item.case.id for item in collected} - self._deselected
+        if taken:
+            self._problems.append(f"{_these(taken)} taken out of the run by something other than its options")
+            self._due -= {*taken}
+        return result
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Note what options have left out. What a plugin leaves out is not that."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "pluggy":
+            frame = frame.f_back
+        if frame.f_globals["__name__"].partition(".")[0] in ("_pytest", "kpstore_conformance"):
+            self._deselected |= {item.case.id for item in items if isinstance(item, CaseItem)}
 
     # ---- reports
+
+    def note(self, outcome: CaseOutcome) -> None:
+        """Take in what became of a case that ran in this process."""
+        self._outcomes.append(outcome)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put what a case gave on its report."""
+        """In a worker of pytest-xdist: put what a case gave on its report, in case the worker dies."""
         report = yield
-        if isinstance(item, CaseItem) and call.when == "call" and item.outcome is not None:
-            setattr(report, _ON_REPORT, item.outcome.to_plain())
+        if self._is_worker and isinstance(item, CaseItem) and call.when == "call":
+            latest = self._outcomes[-1:]
+            if latest and latest[0].case == item.case.id:
+                setattr(report, _ON_REPORT, latest[0].to_plain())
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather what the cases gave, from this process or from the workers."""
+        """Gather what the cases of the workers of pytest-xdist gave."""
         plain = getattr(report, _ON_REPORT, None)
-        if plain is not None:
+        if plain is not None and not self._is_worker:
             self._outcomes.append(CaseOutcome.from_plain(plain))
         elif report.failed and report.when not in ("setup", "call", "teardown"):
             # What pytest-xdist reports of a test during which its worker died.
             self._problems.append(f"the process died in {report.nodeid}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Take a worker's own account of what it ran in place of what its reports have become on the way."""
+        told = getattr(node, "workeroutput", {}).get(_FROM_WORKER)
+        if told is None:
+            return  # it died, which has been said
+        ran = [CaseOutcome.from_plain(plain) for plain in told["outcomes"]]
+        known = {(one.case, one.file): one for one in ran}
+        for one in self._outcomes:
+            if one != known.get((one.case, one.file), one):
+                self._problems.append(f"the outcome of {one.case} was changed on its way from a worker")
+        self._outcomes = [one for one in self._outcomes if (one.case, one.file) not in known] + ran
+        self._due |= {*told["due"]}
+        self._deselected |= {*told["deselected"]}
+        self._problems += told["problems"]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected fails the run."""
@@ -211,11 +259,33 @@ class ConformanceRun:
 
     # ---- the verdict
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge, write the reports, and see to it that a bad verdict is a bad exit status."""
-        if self._is_worker or self._config.getoption("collectonly"):
-            return
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge, write the reports, and see to it that a bad verdict is a bad exit status, whoever else has a
+        say in that.
+        """
+        if self._config.getoption("collectonly"):
+            return (yield)
+        if self._is_worker:
+            # Typed nowhere: pytest-xdist gives it to a worker's configuration.
+            self._config.workeroutput[_FROM_WORKER] = {  # type: ignore[attr-defined]
+                "outcomes": [one.to_plain() for one in self._outcomes],
+                "due": sorted(self._due),
+                "deselected": sorted(self._deselected),
+                "problems": [*self._problems, *self._guard.problems()],
+            }
+            return (yield)
+        good = self._judge()
+        result = yield
+        if not good and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        told = self._config.getoption("kpstore_tell")
+        if told is not None:
+            os.write(told, b"passed" if good else b"failed")
+        return result
+
+    def _judge(self) -> bool:
+        """Come to the verdict, and write the reports; whether all is well."""
         cases, unreadable = self.suite.readable_cases()
         known_ids = {case.id for case in cases} | {one.case for one in self._outcomes}
         selected = {one.case for one in self._outcomes}
@@ -225,6 +295,8 @@ class ConformanceRun:
             # anyway.
             self._problems.extend(f"cannot be read: {problem}" for problem in unreadable)
         self._problems.extend(self.known.problems(known_ids if whole else None))
+        self._problems.extend(self._missing([case.id for case in cases]))
+        self._problems.extend(self._guard.problems())
         self.verdict = judge(
             self.backend,
             self._outcomes,
@@ -235,7 +307,6 @@ class ConformanceRun:
             against=self.against,
         )
         folder = self._config.getoption("kpstore_report")
-        unwritten = False
         if folder is not None:
             target = self._config.invocation_params.dir / folder
             try:
@@ -243,12 +314,25 @@ class ConformanceRun:
                 self._reports = [str(path) for path in written]
             except OSError as error:
                 self._reports = [f"NOT WRITTEN: {error}"]
-                unwritten = True
-        if (unwritten or not self.verdict.passed) and session.exitstatus in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        ):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                return False
+        return self.verdict.passed
+
+    def _selected_by(self) -> tuple[object, ...]:
+        """The options that leave cases out of a run, or stop it."""
+        names = ("keyword", "markexpr", "deselect", "lf", "stepwise", "maxfail", "kpstore_case")
+        return tuple(self._config.getoption(name, None) for name in names)
+
+    def _missing(self, suite: Sequence[str]) -> Iterator[str]:
+        """What should have run and did not."""
+        if self._selected_by() != self._selection:
+            yield "the options of the run were changed during the run"
+        ran = {one.case for one in self._outcomes}
+        stopped = any(one.outcome in FAILING for one in self._outcomes) and self._config.getoption("maxfail")
+        if not stopped and (silent := sorted(self._due - ran)):
+            yield f"{_these(silent)} to run, and came to no outcome"
+        everything = str(ANCHOR) in self._config.args and not self._problems
+        if everything and (absent := [one for one in suite if one not in ran | self._due | self._deselected]):
+            yield f"{_these(absent)} not collected"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the verdict."""
@@ -369,6 +453,12 @@ class ConformanceRun:
         return CaseRun("passed")
 
 
+def _these(cases: Sequence[str]) -> str:
+    """`3 cases (a, b, …) were`."""
+    shown = ", ".join([*cases[:2], *(["…"] if len(cases) > 2 else [])])
+    return f"1 case ({shown}) was" if len(cases) == 1 else f"{len(cases)} cases ({shown}) were"
+
+
 def _trace(error: BaseException, file: Path) -> list[str]:
     """The stack of an error from the check's own file on: what called the check is of no interest."""
     stack = traceback.TracebackException.from_exception(error)
@@ -439,7 +529,6 @@ class CaseItem(pytest.Item):
     def __init__(self, *, case: SuiteCase, run: ConformanceRun, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.case = case
-        self.outcome: CaseOutcome | None = None
         self._run = run
         self.extra_keyword_matches.update((case.id, *case.clauses, *case.tags, *case.requires))
         self.user_properties.extend(
@@ -462,10 +551,15 @@ class CaseItem(pytest.Item):
         start_s = time.perf_counter()
         try:
             ran = self._run.execute(self.case)
-        except Exception as error:
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException as error:
             # The adapter broke, before or after the case: as loud as a failing case, with its own traceback.
+            # Or the backend raised what pytest would take for a skip.
             ran = CaseRun("error", f"{type(error).__name__}: {error}")
             self._note(ran, time.perf_counter() - start_s)
+            if not isinstance(error, Exception) or isinstance(error, SkipTest):
+                raise CaseFailedError(f"{self.case.id}: {ran.summary}") from error
             raise
         duration_s = time.perf_counter() - start_s
         if ran.outcome == "passed":
@@ -497,7 +591,7 @@ class CaseItem(pytest.Item):
             else {"reason": entry.reason, "issue": entry.issue, "expires": entry.expires.isoformat()}
         )
         failed = ran.outcome not in ("passed", "not_applicable")
-        self.outcome = CaseOutcome(
+        outcome = CaseOutcome(
             case=case.id,
             kind=case.kind,
             file=self._run.shown(case),
@@ -514,6 +608,7 @@ class CaseItem(pytest.Item):
             compared=ran.compared,
             not_compared=ran.not_compared,
         )
+        self._run.note(outcome)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The text of a failing case; whatever else went wrong, as pytest shows it."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -21,6 +22,14 @@ from typing import Any
 from urllib.parse import quote
 
 from kpstore import AllStores, Clock, KpStoreError, ManualClock, Settings, StoredSkill, create_store
+from kpstore.stores import (
+    ApiKeyStore,
+    AuditLogStore,
+    KnowledgeStore,
+    RateLimitStore,
+    ReputationStore,
+    SkillStore,
+)
 
 __all__ = [
     "ADAPTER_GROUP",
@@ -56,12 +65,14 @@ class BackendFacts:
     name: str
     capabilities: frozenset[str]
     inspectors: frozenset[str]
+    own_methods: frozenset[str] = frozenset()
+    """Its public methods, as `skills.create`, that are not those of `kpstore.stores`."""
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> BackendFacts:
         """The other way round."""
-        capabilities, inspectors = frozenset(plain["capabilities"]), frozenset(plain["inspectors"])
-        return cls(plain["spec"], plain["name"], capabilities, inspectors)
+        sets = (frozenset(plain[name]) for name in ("capabilities", "inspectors", "own_methods"))
+        return cls(plain["spec"], plain["name"], *sets)
 
     def to_json(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -70,6 +81,7 @@ class BackendFacts:
             "name": self.name,
             "capabilities": sorted(self.capabilities),
             "inspectors": sorted(self.inspectors),
+            "own_methods": sorted(self.own_methods),
         }
 
 
@@ -355,6 +367,7 @@ async def probe(adapter: BackendAdapter) -> BackendFacts:
                 name=str(stores.backend),
                 capabilities=frozenset(str(capability) for capability in stores.capabilities),
                 inspectors=adapter.inspectors(),
+                own_methods=frozenset(_own_methods(stores)),
             )
             other = await _open(adapter, second, clock)
             try:
@@ -372,6 +385,24 @@ async def probe(adapter: BackendAdapter) -> BackendFacts:
             " each case a place of its own, and name it with --adapter module:Class"
         )
     return facts
+
+
+_BASES: dict[str, type] = {
+    "skills": SkillStore,
+    "knowledge": KnowledgeStore,
+    "reputation": ReputationStore,
+    "api_keys": ApiKeyStore,
+    "rate_limit": RateLimitStore,
+    "audit_log": AuditLogStore,
+}
+
+
+def _own_methods(stores: AllStores) -> Iterator[str]:
+    for name, base in _BASES.items():
+        for method, function in inspect.getmembers(base, inspect.isfunction):
+            theirs = getattr(getattr(stores, name), method, None)
+            if not method.startswith("_") and getattr(theirs, "__func__", None) is not function:
+                yield f"{name}.{method}"
 
 
 def _new_target(adapter: BackendAdapter) -> CaseTarget:

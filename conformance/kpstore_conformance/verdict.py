@@ -18,6 +18,7 @@ from kpstore_conformance.suite import Missing, SuiteCase, binds, clause_group
 from kpstore_conformance.target import BackendFacts
 
 __all__ = [
+    "FAILING",
     "CaseOutcome",
     "ClauseStatus",
     "Level",
@@ -52,7 +53,8 @@ no case. `not_binding`: it is about another backend or an undeclared capability.
 were not selected.
 """
 
-_FAILING = frozenset({"failed", "error", "differs", "unexpected_pass"})
+FAILING = frozenset({"failed", "error", "differs", "unexpected_pass"})
+"""The outcomes that fail a run."""
 _KNOWN = frozenset({"known_failing", "flaky_failed"})
 _SHOWN_FAILURES = 12
 _RED = {"red": True}
@@ -156,7 +158,7 @@ class Verdict:
     @property
     def failures(self) -> tuple[CaseOutcome, ...]:
         """The cases that fail the run."""
-        return tuple(one for one in self.outcomes if one.outcome in _FAILING)
+        return tuple(one for one in self.outcomes if one.outcome in FAILING)
 
     @property
     def known(self) -> tuple[CaseOutcome, ...]:
@@ -268,10 +270,10 @@ def _clause(
 ) -> ClauseStatus:
     of_it = [one for one in found if clause in one.clauses]
     passed = sum(one.outcome == "passed" for one in of_it)
-    failed = sum(one.outcome in _FAILING or one.outcome in _KNOWN for one in of_it)
+    failed = sum(one.outcome in FAILING or one.outcome in _KNOWN for one in of_it)
     needs = sorted({name for one in of_it for _, name in one.missing})
     status: Status
-    if any(one.outcome in _FAILING for one in of_it):
+    if any(one.outcome in FAILING for one in of_it):
         status = "failed"
     elif failed:
         status = "known_failing"
@@ -309,7 +311,7 @@ def _level(
     partial: str | None,
     problems: Sequence[str],
 ) -> Level:
-    failures = sum(one.outcome in _FAILING for one in found)
+    failures = sum(one.outcome in FAILING for one in found)
     if failures:
         return Level(f"{_plural(failures, 'case')} failed")
     if problems:
@@ -360,6 +362,7 @@ def render(
     row("level", str(verdict.level), **({"bold": True} if verdict.level.granted else {"yellow": True}))
     row("declares", ", ".join(_declared(verdict)) or "no capability")
     row("cases", _counts(verdict))
+    row("own rules", *_wrap(sorted(backend.own_methods), width - 17), yellow=True)
     row("not applicable", *(f"{count} × {reason}" for reason, count in verdict.not_applicable()))
     if verdict.against is not None:
         row("compared with", _comparison(verdict, verdict.against))

@@ -9,6 +9,9 @@ import pytest
 from kpstore_conformance import guard, suite
 from kpstore_conformance.target import BackendFacts
 
+# Before any inner run: pytester forgets what that imports first, and numpy can be loaded only once.
+import kpstore.backends.memory  # noqa: F401
+
 SCENARIOS = """\
 format: 1
 title: Deleting a skill

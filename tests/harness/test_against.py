@@ -100,6 +100,7 @@ def test_a_difference_fails_the_run(pytester: pytest.Pytester, processes: tuple[
             "name": "memory",
             "capabilities": ["controllable_clock"],
             "inspectors": ["raw"],
+            "own_methods": [],
         },
         "cases": 2,
         "calls": 5,

@@ -46,6 +46,7 @@ ALL: tuple[Outcome, ...] = (
     "passed",
     "failed",
     "error",
+    "differs",
     "known_failing",
     "unexpected_pass",
     "flaky_failed",
@@ -72,10 +73,11 @@ def test_a_report_keeps_to_its_schema() -> None:
     document = as_json(a_verdict(), Suite(), STARTED)
     validate(document)
     assert document["verdict"]["counts"] == {
-        "executed": 6,
+        "executed": 7,
         "passed": 1,
         "failed": 1,
         "error": 1,
+        "differs": 1,
         "known_failing": 1,
         "unexpected_pass": 1,
         "flaky_failed": 1,
@@ -124,8 +126,8 @@ def test_junit_counts_and_properties() -> None:
     suite = root.find("testsuite")
     assert suite is not None
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
-    assert counts == {"tests": "8", "failures": "2", "errors": "2", "skipped": "3"}
-    assert len(list(suite)) == 8
+    assert counts == {"tests": "9", "failures": "3", "errors": "2", "skipped": "3"}
+    assert len(list(suite)) == 9
     case = suite[0]
     assert (case.get("classname"), case.get("name")) == ("skills/delete", "case error")
     assert {one.get("name"): one.get("value") for one in case.iter("property")} == {
@@ -142,6 +144,7 @@ def test_junit_counts_and_properties() -> None:
         "case passed": None,
         "case failed": "failure",
         "case error": "error",
+        "case differs": "failure",
         "case known_failing": "skipped",
         "case unexpected_pass": "failure",
         "case flaky_failed": "skipped",

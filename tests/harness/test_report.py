@@ -128,7 +128,7 @@ def test_junit_counts_and_properties() -> None:
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "9", "failures": "3", "errors": "2", "skipped": "3"}
     assert len(list(suite)) == 9
-    case = suite[0]
+    case = suite[1]
     assert (case.get("classname"), case.get("name")) == ("skills/delete", "case error")
     assert {one.get("name"): one.get("value") for one in case.iter("property")} == {
         "case": "skills/delete/case error",

@@ -37,7 +37,7 @@ __all__ = [
 REQUIREMENTS = frozenset(
     {
         *("durable", "multi_process", "vector_search", "controllable_clock"),
-        *("inspector.sql", "inspector.raw", "inspector.unsynced"),
+        *("inspector.sql", "inspector.raw", "inspector.unsynced", "inspector.power_loss"),
     }
 )
 """What a check or a scenario may require: the capabilities, and the inspectors of an adapter."""

@@ -30,6 +30,7 @@ from kpstore.stores import (
     ReputationStore,
     SkillStore,
 )
+from kpstore_conformance import recorder
 
 __all__ = [
     "ADAPTER_GROUP",
@@ -126,7 +127,10 @@ class BackendAdapter:
         return await create_store(self.spec, settings=settings, clock=clock)
 
     def inspectors(self) -> frozenset[str]:
-        """Which looks behind the store's back it offers: any of `sql`, `raw` and `unsynced`."""
+        """Which looks behind the store's back it offers: any of `sql`, `raw`, `unsynced`, `power_loss`. The
+        last is for data in SQLite files beside `settings.sqlite_path`, written through this interpreter's
+        `sqlite3`, where `kpstore_conformance.recorder` works.
+        """
         return frozenset()
 
     async def inspect_sql(
@@ -182,8 +186,16 @@ class SqliteAdapter(BackendAdapter):
     """The SQLite backend: one database file per case, looked at through connections of the suite's own."""
 
     def inspectors(self) -> frozenset[str]:
-        """The file is SQL, and the file is bytes; and some systems tell what of it is on the disk."""
-        return frozenset({"raw", "sql", "unsynced"} if _tells_unsynced() else {"raw", "sql"})
+        """The file is SQL, and the file is bytes; some systems tell what of it is on the disk, and most
+        interpreters what is written to it.
+        """
+        offered = {
+            "raw": True,
+            "sql": True,
+            "unsynced": _tells_unsynced(),
+            "power_loss": recorder.is_available(),
+        }
+        return frozenset(name for name, is_there in offered.items() if is_there)
 
     async def inspect_sql(
         self, folder: Path, settings: Settings, sql: str, parameters: Sequence[object]

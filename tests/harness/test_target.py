@@ -88,8 +88,9 @@ def test_the_probe_reports_what_a_backend_says_of_itself() -> None:
     facts = asyncio.run(probe(adapter_for("sqlite")))
     assert facts.name == "sqlite"
     assert facts.capabilities == {"durable", "multi_process", "controllable_clock"}
-    # `unsynced` only where the system tells what of a file is on the disk.
-    assert facts.inspectors - {"unsynced"} == {"raw", "sql"}
+    # `unsynced` only where the system tells what of a file is on the disk, `power_loss` where Python's SQLite
+    # can be reached.
+    assert facts.inspectors - {"unsynced", "power_loss"} == {"raw", "sql"}
 
 
 def test_a_backend_that_is_not_there_is_one_line() -> None:

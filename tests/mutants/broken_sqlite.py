@@ -34,6 +34,29 @@ async def synchronous_is_off(settings: Any, clock: Any) -> AllStores:
 
 
 @mutant_opening("SQL-1", base="sqlite")
+async def synchronous_is_normal(settings: Any, clock: Any) -> AllStores:
+    """Commits wait for no sync of the log, which is declared durable all the same."""
+    stores = await _open(settings, clock)
+    await _on_every_connection(stores, "PRAGMA synchronous = NORMAL")
+    return stores
+
+
+@mutant_opening("SQL-1", base="sqlite")
+async def checkpoints_do_not_sync(settings: Any, clock: Any) -> AllStores:
+    """The log starts over before what was moved out of it is on the disk; each commit is synced."""
+    stores = await _open(settings, clock)
+    await _database(stores)._checkpointer.run(lambda db: db.execute("PRAGMA synchronous = OFF").fetchall())
+    return stores
+
+
+@mutant_opening("SQL-1", base="sqlite")
+async def new_folders_are_not_synced(settings: Any, clock: Any) -> AllStores:
+    """The folders made for a new file are lost with the power, and the file with them."""
+    Path(settings.sqlite_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return await _open(settings, clock)
+
+
+@mutant_opening("SQL-1", base="sqlite")
 async def no_write_ahead_log(settings: Any, clock: Any) -> AllStores:
     """The journal mode is SQLite's default."""
     await (await _open(settings, clock)).close()

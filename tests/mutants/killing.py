@@ -71,8 +71,9 @@ def _cases() -> tuple[SuiteCase, ...]:
     return tuple(Suite().cases())
 
 
-def _cost(case: SuiteCase) -> tuple[bool, bool]:
-    return case.kind == "check", "heavy" in case.tags
+def _cost(case: SuiteCase) -> tuple[bool, bool, float]:
+    # A check that may take longer than others says so.
+    return case.kind == "check", "heavy" in case.tags, getattr(case.work, "timeout_s", 0)
 
 
 def cases_for(mutant: Mutant) -> list[SuiteCase]:

@@ -6,8 +6,9 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from kpstore_conformance.check import Lab
@@ -17,14 +18,14 @@ _ANSWER_S = 90.0
 _LARGEST_ANSWER = 2**24
 
 
-async def _start(lab: Lab, job: str) -> Process:
+async def _start(lab: Lab, job: str, runner: Sequence[str], variables: Mapping[str, str]) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "kpstore_conformance.checks._worker", job),
+        *(*runner, "kpstore_conformance.checks._worker", job),
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env=lab.environment,
+        env=lab.environment | dict(variables),
         limit=_LARGEST_ANSWER,
     )
 
@@ -45,12 +46,27 @@ async def _line(process: Process, seconds: float, what: str) -> bytes:
 
 
 @asynccontextmanager
-async def processes(lab: Lab, job: str, count: int = 1) -> AsyncIterator[list[Process]]:
-    """Processes that are ready for their arguments. Those still there at the end are killed."""
+async def processes(
+    lab: Lab,
+    job: str,
+    count: int = 1,
+    *,
+    runner: Sequence[str] = ("-m",),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[list[Process]]:
+    """Processes that are ready for their arguments. Those still there at the end are killed.
+
+    Args:
+        lab: whose data they open.
+        job: a function of `_worker`.
+        count: how many.
+        runner: what Python runs the module with.
+        variables: of their environment, in place of the lab's.
+    """
     started: list[Process] = []
     try:
         while len(started) < count:
-            started.append(await _start(lab, job))
+            started.append(await _start(lab, job, runner, variables))
         for process in started:
             assert await _line(process, _READY_S, f"{job}, starting") == b"ready\n"
         yield started

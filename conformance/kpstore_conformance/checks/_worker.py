@@ -134,9 +134,12 @@ class Acknowledgements:
         os.write(self._file, (json.dumps(what) + "\n").encode())
 
 
-async def write_until_killed(stores: AllStores, path: str, round_number: int) -> None:
+async def write_until_killed(
+    stores: AllStores, path: str, round_number: int, content_bytes: int = 500
+) -> None:
     """Write to all six stores from several tasks, without an end. Each task does one write at a time, so that
-    at most one of its writes is neither acknowledged nor unmade.
+    at most one of its writes is neither acknowledged nor unmade. The content of a skill has up to six times
+    `content_bytes`.
     """
     acknowledged = Acknowledgements(Path(path))
     run = round_number
@@ -144,7 +147,7 @@ async def write_until_killed(stores: AllStores, path: str, round_number: int) ->
     async def skills() -> None:
         for n in _forever():
             await stores.skills.create(
-                skill(f"skill {run} {n}", content="x" * (n % 7 * 500), tags=(f"run {run}",))
+                skill(f"skill {run} {n}", content="x" * (n % 7 * content_bytes), tags=(f"run {run}",))
             )
             acknowledged.note("skill", n)
             if n % 3 == 0:
@@ -222,12 +225,32 @@ async def open_and_write(path: str, round_number: int) -> None:
     acknowledged.note(round_number, "closed")
 
 
+async def live_and_close(path: str, round_number: int) -> None:
+    """Open, make skills, replace one and delete one, and close; say so after each."""
+    acknowledged = Acknowledgements(Path(path))
+    stores = await create_store(clock=ManualClock(MOMENT))
+    acknowledged.note("opened")
+    for n in range(4):
+        await stores.skills.create(skill(f"{round_number} {n}", content="first " * 2000))
+        acknowledged.note("made", f"{round_number} {n}")
+    await stores.skills.create(skill(f"{round_number} 1", content="second " * 3000))
+    acknowledged.note("replaced", f"{round_number} 1")
+    await stores.skills.delete(f"{round_number} 2")
+    acknowledged.note("deleted", f"{round_number} 2")
+    await stores.close()
+    acknowledged.note("closed")
+
+
+WITHOUT_STORES = {job.__name__: job for job in (open_and_write, live_and_close)}
+"""Jobs that open and close the stores themselves, and answer nothing."""
+
+
 async def _serve(name: str, opened_first: bool) -> None:
     stores = await create_store(clock=ManualClock(MOMENT)) if opened_first else None
     print("ready", flush=True)
     arguments = json.loads(await asyncio.to_thread(sys.stdin.readline))
-    if name == "open_and_write":
-        await open_and_write(**arguments)
+    if name in WITHOUT_STORES:
+        await WITHOUT_STORES[name](**arguments)
         return
     if stores is None:
         stores = await create_store(clock=ManualClock(MOMENT))

@@ -12,11 +12,7 @@ import asyncio
 import json
 import os
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -25,6 +21,7 @@ from kpstore import AllStores, KpStoreError
 from kpstore_conformance.check import Lab, check
 from kpstore_conformance.checks._processes import processes, tell
 from kpstore_conformance.checks._samples import contents, difference, fill, gathered, skill, within
+from kpstore_conformance.checks._written import assert_run, by_task, state_of
 
 ROUNDS = int(os.environ.get("KP_DURABILITY_ROUNDS", "8"))
 
@@ -32,178 +29,6 @@ _EARLIEST_S, _LATEST_S = 0.05, 0.5
 """When a writer is killed, after it began to write: some have hardly begun, some have written thousands."""
 
 _OPENS_S = 30.0
-_HOUR = timedelta(hours=1)
-
-Event = tuple[Any, ...]
-
-
-# ---- what the writer does, as told by its acknowledgements (see `_worker.write_until_killed`)
-
-
-def _skill_events() -> Iterator[Event]:
-    for n in range(10**9):
-        yield ("skill", n)
-        if n % 3 == 0:
-            yield ("replaced", n)
-        if n % 5 == 0:
-            yield ("deleted", n)
-
-
-def _after_skill_events(events: list[Event]) -> dict[int, str]:
-    descriptions: dict[int, str] = {}
-    for kind, n in events:
-        if kind == "deleted":
-            del descriptions[n]
-        else:
-            descriptions[n] = "replaced" if kind == "replaced" else "A skill of the checks."
-    return descriptions
-
-
-def _key_events() -> Iterator[Event]:
-    for n in range(10**9):
-        yield ("key", n)
-        if n % 2 == 0:
-            yield ("revoked", n)
-
-
-def _after_key_events(events: list[Event]) -> list[bool]:
-    revoked = {n for kind, n in events if kind == "revoked"}
-    return [n in revoked for kind, n in events if kind == "key"]
-
-
-def _token_events() -> Iterator[Event]:
-    for n in range(10**9):
-        yield ("token", n)
-        yield ("429", n)
-
-
-def _after_token_events(events: list[Event]) -> tuple[int, int]:
-    taken = sum(kind == "token" for kind, _ in events)
-    return taken, len(events) - taken
-
-
-def _assert_written(
-    what: str, noted: list[Event], events: Iterator[Event], state: Callable[[list[Event]], Any], seen: Any
-) -> None:
-    """Fail unless `seen` is what the noted writes make, or what those and the next one make."""
-    expected = list(islice(events, len(noted) + 1))
-    assert noted == expected[:-1], f"{what}: acknowledgements out of order: {noted[-3:]}"
-    allowed = state(expected[:-1]), state(expected)
-    if seen not in allowed:
-        raise AssertionError(
-            f"{what}: {len(noted)} writes were acknowledged, the last is {noted[-1:]}, but what is there is"
-            f" not what they make of it: {_shown(seen)}, not {_shown(allowed[0])} or {_shown(allowed[1])}"
-        )
-
-
-def _shown(state: Any) -> str:
-    text = repr(state)
-    return text if len(text) <= 300 else f"{text[:100]} … {text[-190:]}"
-
-
-def _numbered(kind: str) -> Iterator[Event]:
-    return ((kind, n) for n in range(10**9))
-
-
-def _numbers(events: list[Event]) -> list[int]:
-    return [n for _, n in events]
-
-
-def _acknowledged(path: Path) -> dict[str, list[list[Any]]]:
-    """What the writer noted, by task."""
-    tasks = {"replaced": "skill", "deleted": "skill", "revoked": "key", "429": "token"}
-    found: dict[str, list[list[Any]]] = defaultdict(list)
-    for line in path.read_text().splitlines() if path.exists() else []:
-        kind, *rest = json.loads(line)
-        task = tasks.get(kind, kind)
-        if kind in ("upsert", "entry"):
-            task, rest = f"{kind} {rest[0]}", rest[1:]
-        found[task].append([kind, *rest])
-    return found
-
-
-async def _assert_run(stores: AllStores, run: int, noted: dict[str, list[list[Any]]]) -> None:
-    """All that one killed writer was told of is there, and at most one more write of each of its tasks."""
-
-    def events(task: str) -> list[Event]:
-        return [(kind, rest[0]) for kind, *rest in noted[task]]
-
-    def check_task(
-        task: str, sequence: Iterator[Event], state: Callable[[list[Event]], Any], seen: Any
-    ) -> None:
-        _assert_written(f"run {run}, {task}", events(task), sequence, state, seen)
-
-    state = await _state(stores, run)
-    check_task("skill", _skill_events(), _after_skill_events, state["skills"])
-    check_task("units", _numbered("units"), _numbers, state["units"])
-    for which in range(3):
-        check_task(f"upsert {which}", _numbered("upsert"), _numbers, state[f"upserts {which}"])
-    check_task("vote", _numbered("vote"), _numbers, state["votes"])
-    check_task("key", _key_events(), _after_key_events, [revoked for _, revoked in state["keys"]])
-    hashes = [rest[1] for kind, *rest in noted["key"] if kind == "key"]
-    assert [hash for hash, _ in state["keys"]][: len(hashes)] == hashes, (
-        f"run {run}: other keys than acknowledged"
-    )
-    decision = await stores.rate_limit.consume(f"caller {run}", "enterprise", "GET")
-    refusals = await stores.rate_limit.get_429_count(f"caller {run}", _HOUR)
-    seen = (decision.limit - decision.remaining - 1, refusals)
-    check_task("token", _token_events(), _after_token_events, seen)
-    for which in range(2):
-        task = f"entry {which}"
-        check_task(task, _numbered("entry"), _numbers, [n for n, _ in state[f"entries {which}"]])
-        ids = [rest[1] for _, *rest in noted[task]]
-        assert [id for _, id in state[f"entries {which}"]][: len(ids)] == ids, (
-            f"run {run}: other audit entries"
-        )
-
-
-async def _state(stores: AllStores, run: int) -> dict[str, Any]:
-    """All that is there of one run, but for its bucket."""
-    state: dict[str, Any] = {}
-    skills = [each for each in await gathered(stores.skills.scan()) if each.tags == (f"run {run}",)]
-    total = (await stores.skills.search(tags=[f"run {run}"], limit=0)).total
-    assert total == len(skills), f"run {run}: a search counts {total} skills, a scan gives {len(skills)}"
-    state["skills"] = {int(each.id.split()[-1]): each.description for each in skills}
-
-    groups: dict[int, list[int]] = defaultdict(list)
-    for unit in await gathered(stores.knowledge.scan()):
-        of_run, group, number = map(int, unit.id.removeprefix("kp:pattern:").split("-"))
-        if of_run == run:
-            groups[group].append(number)
-    for group, numbers in groups.items():
-        assert numbers == list(range(20)), (
-            f"run {run}: of the 20 units of batch {group} only {numbers} are there"
-        )
-        found = await stores.knowledge.get_by_agent_id(f"agent {run} {group}")
-        assert len(found) == 20, (
-            f"run {run}: {len(found)} of the 20 units of batch {group} are found by agent"
-        )
-    state["units"] = list(groups)
-
-    for which in range(3):
-        agent = f"agent {run} {which}"
-        record = await stores.reputation.get(agent)
-        reasons: list[str] = []
-        while (page := await stores.reputation.get_history(agent, offset=len(reasons), limit=1000)).data:
-            reasons += [entry.reason for entry in page.data]
-        counters = (0, 0, 0) if record is None else (record.score, record.contributions, record.validations)
-        assert counters == (len(reasons),) * 3, f"{agent}: {counters}, but {len(reasons)} entries of history"
-        state[f"upserts {which}"] = [int(reason.removeprefix("Validated ")) for reason in reasons]
-
-    state["votes"] = [int(each.validator_id) for each in await stores.reputation.get_votes(f"unit {run}")]
-    state["keys"] = [
-        (key.key_hash, key.revoked) for key in await stores.api_keys.get_by_agent_id(f"agent {run}")
-    ]
-    entries = await gathered(stores.audit_log.scan())
-    for which in range(2):
-        own = [entry for entry in entries if entry.agent_id == f"agent {run} {which}"]
-        total = (await stores.audit_log.query(agent_id=f"agent {run} {which}", limit=0)).total
-        assert total == len(own), f"run {run}: a query counts {total} audit entries, a scan gives {len(own)}"
-        state[f"entries {which}"] = [(int(entry.resource_id), entry.id) for entry in own]
-        assert all(entry.details == {"n": int(entry.resource_id)} for entry in own), (
-            "an audit entry is damaged"
-        )
-    return state
 
 
 async def _assert_sound(lab: Lab, stores: AllStores) -> None:
@@ -222,7 +47,11 @@ async def _kill_a_writer(lab: Lab, run: int, chance: random.Random) -> dict[str,
         assert process.returncode is None, await _complaint(process)
         process.kill()
         await process.wait()
-    return _acknowledged(path)
+    return by_task(_lines(path))
+
+
+def _lines(path: Path) -> list[list[Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 async def _complaint(process: asyncio.subprocess.Process) -> str:
@@ -247,11 +76,11 @@ async def killed_writers(lab: Lab) -> None:
         noted = await _kill_a_writer(lab, run, chance)
         acknowledged += sum(map(len, noted.values()))
         stores = await within(_OPENS_S, lab.open(), f"opening after kill {run}")
-        await _assert_run(stores, run, noted)
+        await assert_run(stores, run, noted)
         for earlier, state in before.items():
-            changed = difference(state, await _state(stores, earlier))
+            changed = difference(state, await state_of(stores, earlier))
             assert not changed, f"kill {run} changed what kill {earlier} had left: {changed}"
-        before[run] = await _state(stores, run)
+        before[run] = await state_of(stores, run)
         await _assert_sound(lab, stores)
         await stores.close()
     assert acknowledged > 0, "no writer got as far as one acknowledged write: nothing was tried"
@@ -307,7 +136,7 @@ async def killed_makers(lab: Lab) -> None:
             with suppress(ProcessLookupError):  # it may have come to its end
                 process.kill()
             await process.wait()
-        noted = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        noted = _lines(path)
         stores = await within(_OPENS_S, lab.open(), f"opening after kill {run}")
         ids = [each.id for each in await gathered(stores.skills.scan())]
         for _, n in noted:

@@ -476,6 +476,7 @@ def _prepare_file(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)  # mkdir leaves out what the umask says
+        _sync_entries(folder.parent)  # SQLite does it for the file, but not for the folders above
     with _creating:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -487,6 +488,15 @@ def _prepare_file(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
+
+
+def _sync_entries(folder: Path) -> None:
+    """Make what was made in a folder survive a power loss (clause SQL-1)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_header(path: Path, location: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,34 @@ async def agents_are_counted_where_they_were(settings: Any, clock: Any) -> AllSt
 
 async def _without_trigger(stores: AllStores, name: str) -> None:
     await _database(stores).write(lambda db: db.execute(f"DROP TRIGGER IF EXISTS {name}").close())
+
+
+@mutant("SQL-1", base="sqlite")
+def moved_files_are_written_to(stores: AllStores) -> None:
+    """A write is acknowledged though its file was moved away, replaced or deleted."""
+    patch(_database(stores), _check_files=lambda: None)
+
+
+@mutant("SQL-1", base="sqlite")
+def full_disks_are_not_mentioned(stores: AllStores) -> None:
+    """A vote that finds no room is logged somewhere, and dropped."""
+    append = stores.reputation._append_vote
+
+    async def mutated(vote: Any) -> None:
+        with contextlib.suppress(BackendUnavailableError):
+            await append(vote)
+
+    patch(stores.reputation, _append_vote=mutated)
+
+
+@mutant_opening("GEN-6", base="sqlite")
+async def missing_descriptors_are_waited_for(settings: Any, clock: Any) -> AllStores:
+    """What cannot be opened is tried again for a while."""
+    for _ in range(6):
+        try:
+            return await _open(settings, clock)
+        except BackendUnavailableError as error:
+            if "cannot be opened" not in str(error):
+                raise
+        await asyncio.sleep(0.5)
+    return await _open(settings, clock)

@@ -18,6 +18,11 @@ from typing import Any
 
 from kpstore import AllStores, ManualClock, create_store
 from kpstore_conformance.checks._objects import client
+from kpstore_conformance.checks._measuring import (
+    forget_again_and_again,
+    open_again_and_again,
+    use_again_and_again,
+)
 from kpstore_conformance.checks._samples import MOMENT, pattern, skill, vote
 
 Job = Callable[..., Awaitable[Any]]
@@ -241,8 +246,17 @@ async def live_and_close(path: str, round_number: int) -> None:
     acknowledged.note("closed")
 
 
-WITHOUT_STORES = {job.__name__: job for job in (open_and_write, live_and_close)}
-"""Jobs that open and close the stores themselves, and answer nothing."""
+WITHOUT_STORES: dict[str, Callable[..., Awaitable[Any]]] = {
+    job.__name__: job
+    for job in (
+        open_and_write,
+        live_and_close,
+        use_again_and_again,
+        open_again_and_again,
+        forget_again_and_again,
+    )
+}
+"""Jobs that open and close the stores themselves."""
 
 
 async def _serve(name: str, opened_first: bool) -> None:
@@ -250,7 +264,7 @@ async def _serve(name: str, opened_first: bool) -> None:
     print("ready", flush=True)
     arguments = json.loads(await asyncio.to_thread(sys.stdin.readline))
     if name in WITHOUT_STORES:
-        await WITHOUT_STORES[name](**arguments)
+        print(json.dumps(await WITHOUT_STORES[name](**arguments)), flush=True)
         return
     if stores is None:
         stores = await create_store(clock=ManualClock(MOMENT))

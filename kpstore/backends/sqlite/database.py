@@ -87,6 +87,7 @@ class Database:
         self._path = path if path == MEMORY else os.path.abspath(path)  # noqa: PTH100  # resolves no links
         self._synchronous = synchronous
         self._context = context
+        self._files: dict[str, tuple[int, int] | None] = {}
         self._pending: list[_Work] = []
         self._flusher: asyncio.Task[None] | None = None
         self._checkpoint: asyncio.Task[None] | None = None
@@ -121,6 +122,7 @@ class Database:
                 self._checkpointer = await connect(self._connect)
                 with self._translated():
                     self._near = await self._reader.run(lambda _: self._connect_near())
+                self._files = {name: _identity(name) for name in _names(self._path)}
         except BaseException:
             for connection in reversed(opened):
                 await connection.close()
@@ -131,6 +133,8 @@ class Database:
         self._context.closed = True
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
+        elif self._closing.done():
+            return  # an error in it was said once
         await asyncio.shield(self._closing)  # a caller who gives up leaves it to end by itself
 
     async def _close(self) -> None:
@@ -144,8 +148,11 @@ class Database:
                 for connection in (self._reader, self._searcher, self._checkpointer):
                     await connection.close()
                 with self._translated():
-                    await self._writer.run(_erase)
-                    await self._writer.run(_empty_log)
+                    try:
+                        self._check_files()  # erasing goes by name, and would take another file's log away
+                        await self._writer.run(_erase)
+                    finally:  # a file that was moved gets what is only in its log
+                        await self._writer.run(_empty_log)
         finally:
             await self._writer.close()
 
@@ -257,7 +264,7 @@ class Database:
                 if not batch:
                     continue
                 try:
-                    outcomes = await self._writer.run(_commit, batch)
+                    outcomes = await self._writer.run(_commit, batch, self._check_files)
                 except Exception as error:
                     outcomes = [error] * len(batch)
                 for work, outcome in zip(batch, outcomes, strict=True):
@@ -273,6 +280,15 @@ class Database:
             for work in [*batch, *self._pending]:  # only if the event loop is shutting down
                 work.future.cancel()
             self._pending.clear()
+
+    def _check_files(self) -> None:
+        """Refuse to write into files that are no longer where their names say: nobody would find it again."""
+        for name, identity in self._files.items():
+            if _identity(name) != identity:
+                raise BackendUnavailableError(
+                    f"{self._context.location}: {Path(name).name} was deleted, moved or replaced while open; "
+                    "put it back, or close the store and open another one"
+                )
 
     async def _keep_log_short(self) -> None:
         size = _log_size(self._path)
@@ -332,7 +348,7 @@ def translate(error: sqlite3.Error, location: str) -> KpStoreError:
             return DataCorruptionError(f"{location}: {error}; restore it from a copy")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return BackendUnavailableError(
-                f"{location}: cannot be opened; check the path and its permissions"
+                f"{location}: cannot be opened; check the path, its permissions and the limit of open files"
             )
         case sqlite3.SQLITE_IOERR:
             return BackendUnavailableError(f"{location}: input/output error ({error}); check the disk")
@@ -366,8 +382,8 @@ def _no_cursor_left() -> Iterator[None]:
         raise
 
 
-def _commit(db: sqlite3.Connection, batch: list[_Work]) -> list[Any]:
-    """Run the works in one transaction; each one's result, or what it raised."""
+def _commit(db: sqlite3.Connection, batch: list[_Work], check: Callable[[], None]) -> list[Any]:
+    """Run the works in one transaction, unless `check` raises; each one's result, or what it raised."""
     _begin(db, min(work.deadline for work in batch))
     outcomes: list[Any] = []
     with _all_or_nothing(db):
@@ -382,6 +398,7 @@ def _commit(db: sqlite3.Connection, batch: list[_Work]) -> list[Any]:
                 db.execute("ROLLBACK TO work")
                 outcomes.append(error)
             db.execute("RELEASE work")
+        check()
     return outcomes
 
 
@@ -461,6 +478,20 @@ def _empty_log(db: sqlite3.Connection) -> None:
     # With another handle in the middle of a read the log cannot be emptied; the last to close does it.
     db.execute("PRAGMA busy_timeout = 1000")
     _checkpoint(db, "TRUNCATE")
+
+
+def _names(path: str) -> list[str]:
+    """Of the files that a database consists of while it is open."""
+    return [path, f"{path}-wal", f"{path}-shm"]
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """What tells the file of that name from another that takes its place; None if there is none."""
+    try:
+        found = os.stat(name)  # noqa: PTH116  # before each commit: a quarter of what pathlib takes
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _log_size(path: str) -> int:

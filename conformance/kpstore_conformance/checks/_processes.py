@@ -86,7 +86,12 @@ def tell(process: Process, arguments: dict[str, Any]) -> None:
 
 
 async def in_processes(
-    lab: Lab, job: str, arguments: Sequence[dict[str, Any]], *, opened_first: bool = True
+    lab: Lab,
+    job: str,
+    arguments: Sequence[dict[str, Any]],
+    *,
+    opened_first: bool = True,
+    answer_s: float = _ANSWER_S,
 ) -> list[Any]:
     """Do a job in as many processes as there are arguments, all at once; each one's answer.
 
@@ -95,9 +100,10 @@ async def in_processes(
         job: a function of `_worker`.
         arguments: what each is given besides the stores.
         opened_first: whether the stores are open before all begin; else opening them is part of the job.
+        answer_s: how long the job may take.
     """
     name = job if opened_first else f"late:{job}"
     async with processes(lab, name, len(arguments)) as started:
         for process, given in zip(started, arguments, strict=True):
             tell(process, given)
-        return [json.loads(await _line(process, _ANSWER_S, job)) for process in started]
+        return [json.loads(await _line(process, answer_s, job)) for process in started]

@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,16 +196,49 @@ def test_a_library_that_hides_its_functions_is_not_available(monkeypatch: pytest
     assert "power_loss" not in adapter_for("sqlite").inspectors()
 
 
-def test_normal_is_seen_to_lose_its_tail() -> None:
-    """The check of power losses finds what `synchronous=normal` does not promise to keep."""
+def on_normal(body: Callable[[Lab], Awaitable[None]]) -> None:
+    """Run something on SQLite with `synchronous=normal`."""
 
     async def run() -> None:
         target = CaseTarget(adapter_for("sqlite"))
         target.settings = replace(target.settings, sqlite_synchronous="normal")
         try:
-            await power_loss.power_lost_amid_writes.function(Lab(target))
+            await body(Lab(target))
         finally:
             await target.dispose()
 
+    asyncio.run(run())
+
+
+def test_normal_is_seen_to_lose_its_tail() -> None:
+    """The check of power losses finds what `synchronous=normal` does not promise to keep."""
     with pytest.raises(AssertionError, match=r"the disk keeps .* writes were acknowledged"):
-        asyncio.run(run())
+        on_normal(power_loss.power_lost_amid_writes.function)
+
+
+def test_normal_loses_no_more_than_its_tail() -> None:
+    """With `synchronous=normal`, the file is sound on every disk, and what is there came first."""
+
+    async def cut(lab: Lab) -> None:
+        live, path = lab.folder / "live", lab.folder / "recording"
+        live.mkdir()
+        database = live / "kpstore.db"
+        async with power_loss._recorded(
+            lab, "write_until_killed", live, database, path, round_number=0, content_bytes=6000
+        ) as writer:
+            await asyncio.to_thread(power_loss._grown, path, 8_000_000)
+            writer.kill()
+            await writer.wait()
+        recording = Recording(path)
+        moments = [CHANCE.randrange(recording.first_write(), len(recording)) for _ in range(3)]
+        lost = 0
+        for moment, kept, disk in power_loss._disks(lab, recording, moments, CHANCE):
+            acknowledged = [n for kind, n, *_ in recording.acknowledged(moment) if kind == "vote"]
+            async with power_loss._after_the_cut(lab, disk / "kpstore.db", kept) as stores:
+                there = [int(vote.validator_id) for vote in await stores.reputation.get_votes("unit 0")]
+            assert there == list(range(len(there)))
+            lost += len(there) < len(acknowledged)
+            assert len(there) <= len(acknowledged) + 1
+        assert lost, "no disk has lost anything"
+
+    on_normal(cut)

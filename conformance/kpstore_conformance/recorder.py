@@ -12,8 +12,8 @@ process is killed: a line of JSON, followed by the bytes that it announces. Reco
 is an array is an acknowledgement, which the process itself adds.
 
 Not seen, and so never on a disk made from the recording: the -shm file, which SQLite makes anew from the log
-and never syncs; SQLite's temporary files; and whatever is written past SQLite, but for folders that Python
-makes and syncs.
+and never syncs; SQLite's temporary files; whatever is written past SQLite, but for folders that Python makes
+and syncs; and other processes.
 """
 
 from __future__ import annotations

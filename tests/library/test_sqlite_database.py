@@ -565,6 +565,7 @@ async def test_closing_is_done_even_if_the_disk_fails(path: Path, monkeypatch: p
     monkeypatch.setattr(module, "_empty_log", full)
     with pytest.raises(BackendUnavailableError, match="disk is full"):
         await stores.close()
+    await stores.close()
     until = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < until:
         await asyncio.sleep(0.01)

@@ -323,7 +323,7 @@ def full_disks_are_not_mentioned(stores: AllStores) -> None:
 @mutant_opening("GEN-6", base="sqlite")
 async def missing_descriptors_are_waited_for(settings: Any, clock: Any) -> AllStores:
     """What cannot be opened is tried again for a while."""
-    for _ in range(6):
+    for _ in range(10):
         try:
             return await _open(settings, clock)
         except BackendUnavailableError as error:

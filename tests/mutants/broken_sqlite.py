@@ -50,7 +50,7 @@ async def checkpoints_do_not_sync(settings: Any, clock: Any) -> AllStores:
     return stores
 
 
-@mutant_opening("SQL-1", base="sqlite")
+@mutant_opening("GEN-10", base="sqlite")
 async def new_folders_are_not_synced(settings: Any, clock: Any) -> AllStores:
     """The folders made for a new file are lost with the power, and the file with them."""
     Path(settings.sqlite_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

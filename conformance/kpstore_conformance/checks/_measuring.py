@@ -93,7 +93,8 @@ async def use_again_and_again(calls: int, times: int, is_keeping: bool) -> list[
     """Call every method, `calls` calls at a time; what is in use after each of the times. If `is_keeping`,
     also those that store more and more.
     """
-    stores = await create_store(clock=ManualClock(MOMENT))
+    clock = ManualClock(MOMENT)
+    stores = await create_store(clock=clock)
     await fill(stores)
     tracemalloc.start()
     found = []
@@ -102,6 +103,7 @@ async def use_again_and_again(calls: int, times: int, is_keeping: bool) -> list[
         while done < calls:
             done += await _round(stores, number, is_keeping)
             number += 1
+            clock.advance(timedelta(seconds=1))  # what waits for its time to go may go
         found.append(_usage())
     await stores.close()
     return found

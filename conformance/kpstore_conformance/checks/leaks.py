@@ -30,7 +30,7 @@ _OPENINGS = 34
 """204 openings."""
 
 _CALL_BYTES = 2
-"""The least that 2000 calls left was between -20,000 and 1,900 bytes in each run; a call of one method of 28
+"""The least that 2000 calls left was between -20,000 and 2,700 bytes in each run; a call of one method of 28
 that leaves one small object is 3,500.
 """
 _OPENING_BYTES = 250

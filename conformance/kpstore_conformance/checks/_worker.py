@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from kpstore import AllStores, ManualClock, create_store
-from kpstore_conformance.checks._objects import client
 from kpstore_conformance.checks._measuring import (
     forget_again_and_again,
     open_again_and_again,
     use_again_and_again,
 )
+from kpstore_conformance.checks._objects import client
 from kpstore_conformance.checks._samples import MOMENT, pattern, skill, vote
 
 Job = Callable[..., Awaitable[Any]]

@@ -29,8 +29,8 @@ SEPARATOR = 0xFF
 
 # A posting of more documents than this is extended. Looking one document through takes 0.2 us, so
 # that the dearest query costs 0.1 to 0.5 ms; a lower bound makes the trie deeper and larger.
-_FEWEST, _MOST = 512, 2500
-_SHARE = 100  # between these, one in so many documents
+_FEWEST, _MOST = 256, 2000
+_SHARE = 200  # between these, one in so many documents
 # Texts alike by the thousand (a boilerplate) would extend the trie by every one of their substrings.
 _MAX_DEPTH = 16
 _STARTS = 48  # places in a query from which the trie is tried
@@ -89,8 +89,10 @@ class GramIndex:
         self._laid_out_for = 0  # documents
         self._overfull: list[int] = []
         # Nodes: 0 is the root, which is nobody's child, so that 0 stands for "no child" too.
-        self._strings: list[bytes] = [b""]
-        self._postings: list[BitMap] = [BitMap()]
+        self._nodes = 1
+        self._strings: Pages[bytes] = Pages()
+        self._postings: Pages[BitMap] = Pages()
+        self._strings[0], self._postings[0] = b"", BitMap()
         # Of each node that is extended, its row in the table of children; 0 of the others. Zeros that were
         # never written take no memory, and a table with room to grow need not be copied while others wait.
         self._row_of: _Ints = np.zeros(_NODES, np.int32)
@@ -272,9 +274,10 @@ class GramIndex:
             self._add_node(self._node_of.item(place >> 8), place & 0xFF, BitMap())
 
     def _add_node(self, parent: int, byte: int, posting: BitMap) -> int:
-        node = len(self._strings)
-        self._strings.append(self._strings[parent] + bytes((byte,)))
-        self._postings.append(posting)
+        node = self._nodes
+        self._nodes += 1
+        self._strings[node] = self._strings[parent] + bytes((byte,))
+        self._postings[node] = posting
         if node == len(self._row_of):
             self._row_of = _doubled(self._row_of)
         self._children[self._row_of[parent], byte] = node
@@ -327,9 +330,10 @@ class GramIndex:
                 node = self._children.item(row, byte) or self._add_node(node, byte, BitMap())
             yield from self._extend(node)
             yield
-        while trial._postings:  # to let go of it all at once would take 10 ms
-            del trial._postings[-_PER_TURN:], trial._strings[-_PER_TURN:]
-            yield
+        for node in range(trial._nodes):  # to let go of all at once would take 10 ms
+            trial._postings.pop(node)
+            if node % _PER_TURN == 0:
+                yield
 
     def _extend(self, node: int) -> Turns:
         """Give a node its children."""

@@ -50,6 +50,10 @@ def prose(dice: random.Random) -> str:
     return " ".join(dice.choices(WORDS, k=dice.randint(0, 8)))
 
 
+def strings_of(index: GramIndex) -> list[bytes]:
+    return [index._strings[node] for node in range(index._nodes)]
+
+
 def naive(texts: dict[int, bytes], query: bytes) -> list[int]:
     return [position for position, text in sorted(texts.items()) if query in text]
 
@@ -62,9 +66,9 @@ def check_postings(index: GramIndex, texts: dict[int, bytes]) -> None:
         for string in {text[at : at + length] for at in range(len(text)) for length in ends}:
             if _END not in string:
                 strings.setdefault(string, []).append(position)
-    here = set(index._strings)
+    here = set(strings_of(index))
     extended = {index._strings[node] for node in index._node_of[1 : index._rows]}
-    for node, string in enumerate(index._strings[1:], 1):
+    for node, string in enumerate(strings_of(index)[1:], 1):
         assert list(index._postings[node]) == strings.get(string, []), string
     assert all(string in here for string in strings if string[:-1] in extended)
 
@@ -148,7 +152,7 @@ def test_a_bulk_is_laid_out_first_and_found_exactly() -> None:
         "日本".encode(),
     ):
         assert list(answer(index.find(query))) == naive(texts, query)
-    for node in range(1, len(index._strings), 50):
+    for node in range(1, index._nodes, 50):
         assert list(index._postings[node]) == naive(texts, index._strings[node])
 
 
@@ -158,7 +162,7 @@ def test_a_boilerplate_does_not_extend_the_trie_without_end() -> None:
     for position, text in texts.items():
         index.put(position, text)
     finish(index)
-    assert max(map(len, index._strings)) == _MAX_DEPTH
+    assert max(map(len, strings_of(index))) == _MAX_DEPTH
     for query in (b"0123456789" * 15, b"0123456789" * 20 + b" 7", b"9012345678" * 20):
         assert list(answer(index.find(query))) == naive(texts, query)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from kpstore.records import Page
 from kpstore.stores import rules
 from kpstore.stores.base import Codec, Store, StoreContext, fold_all, numbered, walk
 
 R = TypeVar("R")
+
+Progress: TypeAlias = Callable[[int], object]
+"""Told how many of the given records have been checked, again and again, and how many there were when all are
+stored; what it raises ends the call.
+"""
+_PER_PROGRESS = 1000  # records
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +125,17 @@ class DocumentStore(Store, Generic[R]):
         await self._put([await self._document(record, name)])
         return record
 
-    async def _create_many(self, given: object, name: str) -> int:
+    async def _create_many(self, given: object, name: str, progress: Progress | None) -> int:
         self._check_open()
         documents = []
         async for index, item in numbered(given, name):
+            if progress is not None and index and index % _PER_PROGRESS == 0:
+                progress(index)
             field = f"{name}[{index}]"
             documents.append(await self._document(await self._checked(item, field), field))
         await self._put(documents)
+        if progress is not None:
+            progress(len(documents))
         return len(documents)
 
     async def get_by_id(self, id: str) -> R | None:

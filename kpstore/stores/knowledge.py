@@ -10,7 +10,14 @@ from kpstore.errors import ConfigurationError, ValidationError
 from kpstore.records import Page, ScoredUnit, StoredKnowledgeUnit
 from kpstore.stores import rules
 from kpstore.stores.base import fold_all, sort_quality
-from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
+from kpstore.stores.documents import (
+    Document,
+    DocumentQuery,
+    DocumentStore,
+    Progress,
+    folded_filter,
+    quality_filter,
+)
 from kpstore.text import fold
 from kpstore.units import ID_PREFIXES, check_unit
 
@@ -51,9 +58,16 @@ class KnowledgeStore(DocumentStore[StoredKnowledgeUnit]):
         """
         return await self._create(entry, "entry")
 
-    async def create_many(self, entries: Iterable[StoredKnowledgeUnit]) -> int:
-        """Store all of them or none, as if created one after another; returns how many were given."""
-        return await self._create_many(entries, "entries")
+    async def create_many(
+        self, entries: Iterable[StoredKnowledgeUnit], *, progress: Progress | None = None
+    ) -> int:
+        """Store all of them or none, as if created one after another; returns how many were given.
+
+        Args:
+            entries: any number of them, from any iterable.
+            progress: told how many have been checked, every 1,000 records, and when all are stored.
+        """
+        return await self._create_many(entries, "entries", progress)
 
     async def search(
         self,

@@ -9,7 +9,14 @@ from kpstore.errors import ValidationError
 from kpstore.records import Page, StoredSkill
 from kpstore.stores import rules
 from kpstore.stores.base import fold_all, sort_quality
-from kpstore.stores.documents import Document, DocumentQuery, DocumentStore, folded_filter, quality_filter
+from kpstore.stores.documents import (
+    Document,
+    DocumentQuery,
+    DocumentStore,
+    Progress,
+    folded_filter,
+    quality_filter,
+)
 from kpstore.text import fold
 
 
@@ -29,9 +36,14 @@ class SkillStore(DocumentStore[StoredSkill]):
         """
         return await self._create(skill, "skill")
 
-    async def create_many(self, skills: Iterable[StoredSkill]) -> int:
-        """Store all of them or none, as if created one after another; returns how many were given."""
-        return await self._create_many(skills, "skills")
+    async def create_many(self, skills: Iterable[StoredSkill], *, progress: Progress | None = None) -> int:
+        """Store all of them or none, as if created one after another; returns how many were given.
+
+        Args:
+            skills: any number of them, from any iterable.
+            progress: told how many have been checked, every 1,000 records, and when all are stored.
+        """
+        return await self._create_many(skills, "skills", progress)
 
     async def search(
         self,

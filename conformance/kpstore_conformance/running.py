@@ -264,7 +264,7 @@ class ConformanceRun:
         """Judge, write the reports, and see to it that a bad verdict is a bad exit status, whoever else has a
         say in that.
         """
-        if self._config.getoption("collectonly"):
+        if self._config.getoption("collectonly") or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return (yield)
         if self._is_worker:
             # Typed nowhere: pytest-xdist gives it to a worker's configuration.

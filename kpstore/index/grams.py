@@ -44,7 +44,8 @@ _PER_TURN = 256
 # node when it has filled up means to read its documents again, which costs as much as all the rest.
 _MANY = 8192
 _SAMPLE = 2048
-# Room for the trie of a million documents: 100,000 take 90,000 nodes of which 15,000 are extended.
+# Room for the trie of some 200,000 documents, since a table that grows is copied while others wait:
+# 100,000 take 220,000 nodes, of which 48,000 are extended.
 _NODES, _ROWS = 1 << 20, 1 << 16
 _ROOT = 1  # its row
 _END = bytes((SEPARATOR,))
@@ -93,11 +94,10 @@ class GramIndex:
         self._strings: Pages[bytes] = Pages()
         self._postings: Pages[BitMap] = Pages()
         self._strings[0], self._postings[0] = b"", BitMap()
-        # Of each node that is extended, its row in the table of children; 0 of the others. Zeros that were
-        # never written take no memory, and a table with room to grow need not be copied while others wait.
-        self._row_of: _Ints = np.zeros(_NODES, np.int32)
-        self._node_of: _Ints = np.zeros(_ROWS, np.int32)
-        self._children: _Ints = np.zeros((_ROWS, 256), np.int32)  # by row and next byte
+        # Of each node that is extended, its row in the table of children; 0 of the others.
+        self._row_of: _Ints = np.zeros(1, np.int32)
+        self._node_of: _Ints = np.zeros(2, np.int32)
+        self._children: _Ints = np.zeros((2, 256), np.int32)  # by row and next byte
         self._rows = 1
         self._add_row(0)
 
@@ -279,14 +279,14 @@ class GramIndex:
         self._strings[node] = self._strings[parent] + bytes((byte,))
         self._postings[node] = posting
         if node == len(self._row_of):
-            self._row_of = _doubled(self._row_of)
+            self._row_of = _grown(self._row_of, _NODES)
         self._children[self._row_of[parent], byte] = node
         return node
 
     def _add_row(self, node: int) -> None:
         if self._rows == len(self._node_of):
-            self._node_of = _doubled(self._node_of)
-            self._children = _doubled(self._children)
+            self._node_of = _grown(self._node_of, _ROWS)
+            self._children = _grown(self._children, _ROWS)
         self._row_of[node] = self._rows
         self._node_of[self._rows] = node
         self._rows += 1
@@ -389,7 +389,8 @@ def _bound_for(documents: int) -> int:
     return max(_FEWEST, min(_MOST, documents // _SHARE))
 
 
-def _doubled(table: _Ints) -> _Ints:
-    larger = np.zeros((2 * len(table), *table.shape[1:]), table.dtype)
+def _grown(table: _Ints, room: int) -> _Ints:
+    """The table with twice as many rows, and at least so many: those never written take no memory."""
+    larger = np.zeros((max(room, 2 * len(table)), *table.shape[1:]), table.dtype)
     larger[: len(table)] = table
     return larger

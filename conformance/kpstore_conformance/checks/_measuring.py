@@ -7,6 +7,7 @@ after one more time, and after one more again, is a leak: caches that fill, and 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import threading
@@ -35,6 +36,32 @@ _KEEPING = frozenset(
 """What these store is there to stay, for a while at least: memory grows with it where it is kept there."""
 
 
+class _Allocated(ctypes.Structure):
+    """What glibc says of its memory (`mallinfo2`)."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    )
+
+
+_mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+if _mallinfo2 is not None:
+    _mallinfo2.restype = _Allocated
+
+
+def _native_bytes() -> int:
+    """What libraries have allocated besides Python, SQLite for one; 0 where the C library does not tell.
+
+    Python's own large objects are in it too.
+    """
+    if _mallinfo2 is None:
+        return 0
+    allocated: _Allocated = _mallinfo2()
+    total: int = allocated.uordblks + allocated.hblkhd
+    return total
+
+
 def _usage(threads: int = 0) -> Usage:
     """What this process has in use. A thread ends a moment after it has said so: for those that there are
     beyond `threads`, it waits.
@@ -49,6 +76,7 @@ def _usage(threads: int = 0) -> Usage:
         "descriptors": len(list(Path("/dev/fd").iterdir())),
         "tasks": len(asyncio.all_tasks()),
         "bytes": traced,
+        "native": _native_bytes(),
     }
 
 

@@ -6,8 +6,8 @@ a leak: a cache fills up, and a pool of threads comes to its size, in one or two
 taking cannot be opened or written in the end, so that the clause on closing stands for those that the
 contract does not have.
 
-Memory is what Python has allocated (`tracemalloc`), not the size of the process, which depends on the
-allocator and on what else the machine does.
+Memory is what Python has allocated (`tracemalloc`), and what the C library has (`mallinfo2`, on glibc), in
+which databases and bitmaps are; not the size of the process, which depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ _OPENINGS = 34
 _CALL_BYTES = 2
 """The least that 2000 calls left was between -20,000 and 2,700 bytes in each run; a call of one method of 28
 that leaves one small object is 3,500.
+"""
+_CALL_NATIVE_BYTES = 40
+"""The least that 2000 calls left beside Python's memory was 9,500 to 16,000 bytes: the books that
+`tracemalloc` keeps, most of it.
 """
 _OPENING_BYTES = 250
 """The least was 80 an opening, and falling: objects that Python keeps for the next time. A store is 4,000."""
@@ -65,9 +69,9 @@ async def calls_leave_nothing(lab: Lab) -> None:
     leaves anything in use, but for what it was asked to store.
     """
     usages = await _measured(lab, "use_again_and_again", calls=_CALLS, times=_TIMES, is_keeping=False)
-    _assert_flat(usages, f"{_CALLS} calls", bytes=_CALLS * _CALL_BYTES)
+    _assert_flat(usages, f"{_CALLS} calls", bytes=_CALLS * _CALL_BYTES, native=_CALLS * _CALL_NATIVE_BYTES)
     usages = await _measured(lab, "use_again_and_again", calls=300, times=4, is_keeping=True)
-    _assert_flat(usages, "300 calls of all methods", bytes=float("inf"))
+    _assert_flat(usages, "300 calls of all methods", bytes=float("inf"), native=float("inf"))
 
 
 @check(
@@ -81,7 +85,9 @@ async def openings_leave_nothing(lab: Lab) -> None:
     nothing in use.
     """
     usages = await _measured(lab, "open_again_and_again", openings=_OPENINGS, times=_TIMES)
-    _assert_flat(usages, f"{_OPENINGS} openings", bytes=_OPENINGS * _OPENING_BYTES)
+    _assert_flat(
+        usages, f"{_OPENINGS} openings", bytes=_OPENINGS * _OPENING_BYTES, native=_OPENINGS * _OPENING_BYTES
+    )
 
 
 @check(
@@ -95,7 +101,7 @@ async def expired_leaves_memory(lab: Lab) -> None:
     memory as others come.
     """
     usages = await _measured(lab, "forget_again_and_again", entries=_ENTRIES, times=_TIMES, is_reopened=False)
-    _assert_flat(usages, f"{_ENTRIES} callers", bytes=_ENTRIES * _ENTRY_BYTES)
+    _assert_flat(usages, f"{_ENTRIES} callers", bytes=_ENTRIES * _ENTRY_BYTES, native=_ENTRIES * _ENTRY_BYTES)
 
 
 @check(
@@ -108,4 +114,10 @@ async def expired_leaves_the_disk(lab: Lab) -> None:
     """The same of the size of the files, once they are closed."""
     usages = await _measured(lab, "forget_again_and_again", entries=_ENTRIES, times=_TIMES, is_reopened=True)
     assert usages[0]["disk"] > 0, "nothing was on the disk"
-    _assert_flat(usages, f"{_ENTRIES} callers", bytes=_ENTRIES * _ENTRY_BYTES, disk=_ENTRIES * _ENTRY_BYTES)
+    _assert_flat(
+        usages,
+        f"{_ENTRIES} callers",
+        bytes=_ENTRIES * _ENTRY_BYTES,
+        native=_ENTRIES * _ENTRY_BYTES,
+        disk=_ENTRIES * _ENTRY_BYTES,
+    )

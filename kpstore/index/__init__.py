@@ -2,13 +2,14 @@
 
 Derived data: it holds no record, can be thrown away and built again from the documents at any time, and every
 answer it gives is exact. `DocumentIndex` puts the parts together: `GramIndex` finds texts by any substring,
-`QualityOrder` pages through any set of documents, best first. None of them waits or keeps a thread: whoever
-owns an index calls it from one thread at a time.
+`Facets` what has something in common, and `Order` pages through any set of documents, best first. None of
+them waits or keeps a thread: whoever owns an index calls it from one thread at a time.
 """
 
 from kpstore.index.documents import DocumentIndex, text_of
+from kpstore.index.facets import Facets
 from kpstore.index.grams import GramIndex
-from kpstore.index.order import QualityOrder
+from kpstore.index.order import Order, integer_key, quality_key
 from kpstore.index.pages import Pages
 
-__all__ = ["DocumentIndex", "GramIndex", "Pages", "QualityOrder", "text_of"]
+__all__ = ["DocumentIndex", "Facets", "GramIndex", "Order", "Pages", "integer_key", "quality_key", "text_of"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Generator, Iterable
 
 from pyroaring import BitMap
 
+from kpstore.index.facets import Facets
 from kpstore.index.grams import SEPARATOR, GramIndex
-from kpstore.index.order import QualityOrder
-from kpstore.index.pages import Pages
+from kpstore.index.order import Order, quality_key
 from kpstore.stores.documents import Document, DocumentQuery
 
 _SEPARATOR = bytes((SEPARATOR,))
@@ -30,59 +29,33 @@ class DocumentIndex:
     """
 
     def __init__(self) -> None:
-        self._order = QualityOrder()
+        self._order = Order()
         self._grams = GramIndex()
-        self._facet_ids: dict[str, int] = {}
-        self._facet_names: list[str] = []  # by facet id
-        self._members: list[BitMap] = []  # by facet id
-        self._free_ids: list[int] = []
-        self._facets: Pages[bytes] = Pages()  # of each document: the ids of its facets
+        self._facets = Facets()
         self._many_tags: dict[int, frozenset[str]] = {}  # of documents with more than have a facet each
 
     # Documents ----------------------------------------------------------------
 
     def put(self, position: int, document: Document, text: bytes) -> None:
         """Add a document, or replace the one at this position. `text` is the `text_of` its texts."""
-        if self._facets.get(position) is not None:
+        if position in self._facets:
             self._forget(position)
-        self._order.add(position, document.quality)
+        self._order.add(position, quality_key(document.quality))
         if len(document.tags) > _MANY_TAGS:
             self._many_tags[position] = document.tags
-        ids = array("I", (self._facet_id(name) for name in _names(document)))
-        self._facets[position] = ids.tobytes()
-        for id in ids:
-            self._members[id].add(position)
+        self._facets.add(position, _names(document))
         self._grams.put(position, text)
 
     def remove(self, position: int) -> None:
         """Remove a document; nothing happens if there is none."""
-        if self._facets.get(position) is not None:
+        if position in self._facets:
             self._forget(position)
-            self._facets.pop(position)
             self._grams.remove(position)
 
     def _forget(self, position: int) -> None:
         self._order.remove(position)
         self._many_tags.pop(position, None)
-        for id in memoryview(self._facets[position]).cast("I"):
-            self._members[id].discard(position)
-            if not self._members[id]:
-                del self._facet_ids[self._facet_names[id]]
-                self._free_ids.append(id)
-
-    def _facet_id(self, name: str) -> int:
-        id = self._facet_ids.get(name)
-        if id is not None:
-            return id
-        if self._free_ids:
-            id = self._free_ids.pop()
-            self._facet_names[id] = name
-        else:
-            id = len(self._members)
-            self._facet_names.append(name)
-            self._members.append(BitMap())
-        self._facet_ids[name] = id
-        return id
+        self._facets.remove(position)
 
     # Queries ------------------------------------------------------------------
 
@@ -98,7 +71,8 @@ class DocumentIndex:
             found = yield from self._grams.find(query.text.encode("utf-8", "surrogatepass"), among)
             facets = self._with_facets(query)  # which may have changed meanwhile
             among = found if facets is None else found & facets
-        total = self._order.count(among, query.min_quality)
+        least = 0 if query.min_quality is None else quality_key(query.min_quality)
+        total = self._order.count(among, least)
         return self._order.page(among, offset, min(offset + limit, total)), total
 
     def _with_facets(self, query: DocumentQuery) -> BitMap | None:
@@ -114,11 +88,7 @@ class DocumentIndex:
         return BitMap.intersection(*conditions) if conditions else None
 
     def _of(self, kind: str, values: Iterable[str]) -> BitMap:
-        """The documents that have one of these values."""
-        ids = self._facet_ids
-        return BitMap.union(
-            BitMap(), *(self._members[ids[name]] for value in values if (name := kind + value) in ids)
-        )
+        return self._facets.having(kind + value for value in values)
 
     def of_agent(self, agent_id: str) -> BitMap:
         """The documents of an agent."""

@@ -1,26 +1,28 @@
-"""Pages of any set of documents, best quality first, without sorting the set."""
+"""Pages of any set of documents in the order of a number of theirs, without sorting the set."""
 
 from __future__ import annotations
 
 import struct
 from array import array
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 from pyroaring import BitMap
 
-# A leaf that holds different qualities has to be sorted when a page ends in it: 30 us for so many.
+from kpstore.index.pages import PAGE_BITS
+
+# A leaf that holds different keys has to be sorted when a page ends in it: 30 us for so many.
 _LEAF_LIMIT = 128
 # A set of so many is sorted faster than the tree is walked.
 _FEW = 256
-_PAGE_BITS = 12
 _SIGN = 1 << 63
 _ALL_BITS = (1 << 64) - 1
 
 
 @dataclass(slots=True)
 class _Leaf:
-    """Documents of qualities from `low` to `high` at most: any number of one quality, or a few of several."""
+    """Documents with keys from `low` to `high` at most: any number with one key, or a few with several."""
 
     members: BitMap
     low: int
@@ -43,43 +45,41 @@ class _Fork:
         return self.key >> self.bit + 1 << self.bit + 1
 
     @property
-    def middle(self) -> int:
-        """The lowest key that would be in `high`."""
-        return self.lowest | 1 << self.bit
+    def highest(self) -> int:
+        """The highest key that would be in here."""
+        return self.lowest | (1 << self.bit + 1) - 1
 
 
 _Node: TypeAlias = _Leaf | _Fork
 
 
-class QualityOrder:
-    """Documents by quality descending, those with equal quality by position.
+class Order:
+    """Documents by a key, a whole number of 64 bits, the highest first; those with equal keys by position.
 
-    A binary tree over the bits of the qualities. Each node has the set of all documents below it, so that how
-    many of a set come before a place in the order is a matter of a few intersections.
+    A binary tree over the bits of the keys. Each node has the set of all documents below it, so that how many
+    of a set come before a place in the order is a matter of a few intersections.
     """
 
     def __init__(self) -> None:
         self._root: _Node | None = None
-        self._qualities: dict[int, array[float]] = {}
+        self._keys: dict[int, array[int]] = {}
 
     @property
     def members(self) -> BitMap:
         """All documents; not to be changed."""
         return BitMap() if self._root is None else self._root.members
 
-    def quality(self, position: int) -> float:
-        """The quality of a document that is there."""
-        return self._qualities[position >> _PAGE_BITS][position & (1 << _PAGE_BITS) - 1]
+    def key(self, position: int) -> int:
+        """The key of a document that is there."""
+        return self._keys[position >> PAGE_BITS][position & (1 << PAGE_BITS) - 1]
 
-    def add(self, position: int, quality: float) -> None:
+    def add(self, position: int, key: int) -> None:
         """Add a document that is not there."""
-        quality += 0.0  # -0.0 is equal to 0.0, and its bits are to be too
-        number = position >> _PAGE_BITS
-        page = self._qualities.get(number)
+        number = position >> PAGE_BITS
+        page = self._keys.get(number)
         if page is None:
-            page = self._qualities[number] = array("d", bytes(8 << _PAGE_BITS))
-        page[position & (1 << _PAGE_BITS) - 1] = quality
-        key = _key(quality)
+            page = self._keys[number] = array("Q", bytes(8 << PAGE_BITS))
+        page[position & (1 << PAGE_BITS) - 1] = key
         parent: _Fork | None = None
         node = self._root
         while isinstance(node, _Fork):
@@ -112,8 +112,8 @@ class QualityOrder:
         return _Fork(members, key, bit, *((node, leaf) if key > other else (leaf, node)))
 
     def _parted(self, members: BitMap) -> _Node:
-        """The documents in two leaves, or in one if all have one quality."""
-        keys = {position: _key(self.quality(position)) for position in members}
+        """The documents in two leaves, or in one if all have one key."""
+        keys = {position: self.key(position) for position in members}
         low, high = min(keys.values()), max(keys.values())
         if low == high:
             return _Leaf(members, low, high)
@@ -131,7 +131,7 @@ class QualityOrder:
 
     def remove(self, position: int) -> None:
         """Remove a document that is there."""
-        key = _key(self.quality(position))
+        key = self.key(position)
         path: list[_Fork] = []
         node = self._root
         while isinstance(node, _Fork):
@@ -144,7 +144,7 @@ class QualityOrder:
             return
         if not path:
             self._root = None
-            self._qualities.clear()
+            self._keys.clear()
             return
         parent = path.pop()
         sibling = parent.low if node is parent.high else parent.high
@@ -155,31 +155,46 @@ class QualityOrder:
         else:
             path[-1].low = sibling
 
-    def count(self, among: BitMap | None, min_quality: float | None = None) -> int:
-        """How many documents of a set (`None`: of all) have at least this quality."""
-        node = self._root
-        if node is None:
-            return 0
-        if min_quality is None:
-            return _common(among, node.members)
-        key = _key(min_quality + 0.0)
-        total = 0
-        while isinstance(node, _Fork):
-            if key <= node.lowest:
-                return total + _common(among, node.members)
-            if (key ^ node.lowest) >> node.bit + 1:  # above all of them
-                return total
-            if key >= node.middle:
-                node = node.high
+    def count(self, among: BitMap | None, least: int = 0) -> int:
+        """How many documents of a set (`None`: of all) have at least this key."""
+        return sum(_common(among, members) for members in self._parts(least, _ALL_BITS))
+
+    def between(self, least: int, most: int) -> BitMap:
+        """The documents with `least <= key <= most`; not to be changed."""
+        parts = self._parts(least, most)
+        return parts[0] if len(parts) == 1 else BitMap.union(BitMap(), *parts)
+
+    def _parts(self, least: int, most: int) -> list[BitMap]:
+        """Disjoint sets that have the documents with such keys between them."""
+        parts: list[BitMap] = []
+        nodes = [] if self._root is None else [self._root]
+        while nodes:
+            node = nodes.pop()
+            low, high = (node.lowest, node.highest) if isinstance(node, _Fork) else (node.low, node.high)
+            if least <= low and high <= most:
+                parts.append(node.members)
+            elif high < least or low > most:
+                continue
+            elif isinstance(node, _Fork):
+                nodes += (node.low, node.high)
             else:
-                total += _common(among, node.high.members)
-                node = node.low
-        if key <= node.low:
-            return total + _common(among, node.members)
-        if key > node.high:
-            return total
-        inside = node.members if among is None else node.members & among
-        return total + sum(self.quality(position) >= min_quality for position in inside)
+                inside = [one for one in node.members if least <= self.key(one) <= most]
+                parts.append(BitMap(inside))
+        return parts
+
+    def last(self, count: int) -> list[int]:
+        """The documents with the lowest keys, so many of them, the lowest first."""
+        found: list[int] = []
+        nodes = [] if self._root is None else [self._root]
+        while nodes and len(found) < count:
+            node = nodes.pop()
+            if isinstance(node, _Fork):
+                nodes += (node.high, node.low)
+            elif node.low == node.high:
+                found += islice(node.members, count)
+            else:
+                found += sorted(node.members, key=self.key)
+        return found[:count]
 
     def page(self, among: BitMap | None, offset: int, end: int) -> list[int]:
         """Numbers `offset` to `end` - 1 in the order of the documents of a set (`None`: of all)."""
@@ -212,14 +227,19 @@ class QualityOrder:
         return found
 
     def _sorted(self, members: BitMap) -> list[int]:
-        return sorted(members, key=lambda position: (-self.quality(position), position))
+        return sorted(members, key=lambda position: (-self.key(position), position))
 
 
 def _common(among: BitMap | None, members: BitMap) -> int:
     return len(members) if among is None else among.intersection_cardinality(members)
 
 
-def _key(quality: float) -> int:
-    """A whole number of 64 bits, in the same order as the qualities."""
-    (bits,) = struct.unpack("<Q", struct.pack("<d", quality))
+def quality_key(quality: float) -> int:
+    """The key of a quality, or of any other number: the higher, the higher."""
+    (bits,) = struct.unpack("<Q", struct.pack("<d", quality + 0.0))  # -0.0 is equal to 0.0
     return bits ^ (_ALL_BITS if bits & _SIGN else _SIGN)  # type: ignore[no-any-return]
+
+
+def integer_key(number: int) -> int:
+    """The key of a whole number of 64 signed bits."""
+    return number + _SIGN

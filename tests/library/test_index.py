@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from pyroaring import BitMap
 
-from kpstore.index import DocumentIndex, GramIndex, Pages, QualityOrder, text_of
+from kpstore.index import DocumentIndex, Facets, GramIndex, Order, Pages, integer_key, quality_key, text_of
 from kpstore.index.grams import _END, _MAX_DEPTH
 from kpstore.stores import Document, DocumentQuery
 
@@ -202,7 +202,7 @@ def test_steps_of_work_are_short() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | None, seed: int) -> None:
     dice = random.Random(seed)
-    order, known = QualityOrder(), dict[int, float]()
+    order, known = Order(), dict[int, float]()
 
     def draw() -> float:
         return dice.random() if qualities is None else dice.choice(qualities)
@@ -215,7 +215,7 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         position = step if dice.random() < 0.9 else step * 100_000
         if position not in known:
             known[position] = draw()
-            order.add(position, known[position])
+            order.add(position, quality_key(known[position]))
     for _ in range(40):
         share = dice.choice([None, 0.001, 0.05, 0.5, 1.0])
         among = None if share is None else BitMap(one for one in known if dice.random() < share)
@@ -226,7 +226,13 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         end = offset + dice.randint(0, 50)
         assert order.page(among, offset, end) == expected[offset:end]
         least = dice.choice([None, draw(), dice.uniform(-0.1, 1.1)])
-        assert order.count(among, least) == sum(least is None or known[one] >= least for one in expected)
+        counted = order.count(among, 0 if least is None else quality_key(least))
+        assert counted == sum(least is None or known[one] >= least for one in expected)
+        low, high = sorted((draw(), draw()))
+        inside = {one for one, quality in known.items() if low <= quality <= high}
+        assert set(order.between(quality_key(low), quality_key(high))) == inside
+        lowest = [known[one] for one in order.last(17)]
+        assert lowest == sorted(known.values())[:17]
     for position in list(known):
         order.remove(position)
     assert order.count(None) == 0
@@ -283,12 +289,22 @@ def test_every_filter_and_page_is_that_of_the_plain_definition() -> None:
 
 
 def test_values_that_nobody_has_any_more_take_no_space() -> None:
-    index = DocumentIndex()
+    facets = Facets()
     for number in range(1000):
-        document = Document(id="x", body=b"", quality=0.5, texts=(), domain=str(number), agent_id=str(number))
-        index.put(0, document, b"")
-    assert len(index._facet_ids) == 3
-    assert len(index._members) <= 5
+        facets.add(0, [f"a{number}", "b"])
+        assert list(facets.having([f"a{number}", "nobody"])) == [0]
+        facets.remove(0)
+    assert 0 not in facets
+    assert list(facets.having(["b"])) == []
+    assert not any(facets._ids)
+
+
+def test_keys_are_in_the_order_of_the_numbers() -> None:
+    numbers = [-(2**63), -1, 0, 1, 2**63 - 1]
+    assert sorted(numbers, key=integer_key) == numbers
+    qualities = [-1e308, -1.5, -5e-324, 0.0, 5e-324, 0.1, 1.0, 1e308]
+    assert sorted(qualities, key=quality_key) == qualities
+    assert quality_key(-0.0) == quality_key(0.0)
 
 
 # --- pages ---------------------------------------------------------------------------------------

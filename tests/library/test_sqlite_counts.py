@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from kpstore import ManualClock, Settings, create_store
-from kpstore.backends import audit_blocks
-from kpstore.backends.sqlite import leaderboard, schema
+from kpstore.backends.sqlite import audit_blocks, leaderboard, schema
 from kpstore.clock import to_micros
 from kpstore.stores import AuditDocument, AuditQuery
 

@@ -32,8 +32,6 @@ def hook(event, arguments):
         path, _, flags = arguments
         if isinstance(flags, int) and flags & WRITING:
             seen.append(f"opened {path!r} for writing")
-    elif event == "sqlite3.connect" and arguments[0] == ":memory:":
-        pass  # a database that is no file
     elif event in ASKING:
         seen.append(f"{event} {arguments[:2]!r}")
 

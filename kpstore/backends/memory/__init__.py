@@ -19,14 +19,12 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
     context = StoreContext(clock, settings.max_record_bytes, "memory")
     skills = MemorySkillStore(context)
     knowledge = MemoryKnowledgeStore(context)
-    audit_log = MemoryAuditLogStore(context)
 
     async def close() -> None:
         context.closed = True
         # A large batch that is still going in ends first.
         await skills._stop()
         await knowledge._stop()
-        audit_log._close()
 
     return AllStores(
         skills=skills,
@@ -34,7 +32,7 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
         reputation=MemoryReputationStore(context),
         api_keys=MemoryApiKeyStore(context),
         rate_limit=MemoryRateLimitStore(context),
-        audit_log=audit_log,
+        audit_log=MemoryAuditLogStore(context),
         backend="memory",
         capabilities=frozenset({Capability.CONTROLLABLE_CLOCK}),
         close=close,

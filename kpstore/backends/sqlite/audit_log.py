@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.audit_blocks import append_entry, find_entries, remove_expired, scan_entries
+from kpstore.backends.sqlite.audit_blocks import append_entry, find_entries, remove_expired, scan_entries
 from kpstore.backends.sqlite.columns import last_position
 from kpstore.backends.sqlite.database import Database
 from kpstore.stores import AuditDocument, AuditLogStore, AuditQuery, StoreContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
+from kpstore.backends.sqlite.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
 from kpstore.backends.sqlite.leaderboard import TABLE as LEADERBOARD_TABLE
 from kpstore.backends.sqlite.leaderboard import create_parts
 from kpstore.backends.sqlite.search import CHANGES, CHANGES_TABLE, create_changes

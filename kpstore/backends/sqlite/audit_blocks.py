@@ -1,4 +1,4 @@
-"""The audit log in SQL, in a file or in memory: exact totals and deep pages, not looking at every entry.
+"""The audit log in SQL: exact totals and deep pages, not looking at every entry.
 
 The entries of one key (an agent, an action, both, or all) are cut into blocks,
 consecutive in the order of logging, and each block knows how many entries it
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Generator
 from typing import Any
 
 from kpstore.stores import AuditDocument, AuditQuery
@@ -132,21 +131,6 @@ def find_entries(
     db: sqlite3.Connection, query: AuditQuery, offset: int, limit: int
 ) -> tuple[list[bytes], int]:
     """A page of the bodies that match, in the order of logging; and how many match in all."""
-    steps = find_entries_in_steps(db, query, offset, limit)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            page: tuple[list[bytes], int] = done.value
-            return page
-
-
-def find_entries_in_steps(
-    db: sqlite3.Connection, query: AuditQuery, offset: int, limit: int
-) -> Generator[None, None, tuple[list[bytes], int]]:
-    """The same, with a pause after each block. Entries that are added meanwhile are not in it; none may be
-    removed.
-    """
     agent_id, action = query.agent_id or "", query.action or ""
     until = _HIGHEST if query.until is None else query.until
     where, values = _key(agent_id, action)
@@ -168,7 +152,6 @@ def find_entries_in_steps(
             (matches,) = db.execute(
                 f"SELECT COUNT(*) {within}", (*values, after, last, query.since, until)
             ).fetchone()
-            yield
         stretches.append((after, last, matches))
         total += matches
 
@@ -182,7 +165,6 @@ def find_entries_in_steps(
                 (*values, after, last, query.since, until, limit - len(bodies), offset),
             )
             bodies.extend(body for (body,) in rows)
-            yield
         offset = max(0, offset - matches)
     return bodies, total
 

@@ -140,11 +140,13 @@ class Order:
             node = node.high if key >> node.bit & 1 else node.low
         assert node is not None
         node.members.discard(position)
+        first = position >> PAGE_BITS << PAGE_BITS
+        if not self.members.range_cardinality(first, first + (1 << PAGE_BITS)):
+            del self._keys[position >> PAGE_BITS]
         if node.members:
             return
         if not path:
             self._root = None
-            self._keys.clear()
             return
         parent = path.pop()
         sibling = parent.low if node is parent.high else parent.high

@@ -236,6 +236,7 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
     for position in list(known):
         order.remove(position)
     assert order.count(None) == 0
+    assert not order._keys
     assert order.page(None, 0, 10) == []
 
 

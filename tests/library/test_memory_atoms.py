@@ -5,39 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from bisect import insort
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from kpstore import AllStores, ManualClock, create_store
 from kpstore.backends.memory import slices
-from kpstore.backends.memory.atoms import Due, Line, NumberedShards, Ranking, Shards
+from kpstore.backends.memory.atoms import Due, Line, NumberedShards, Shards
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize("ranks", [1, 5, 10**6])
-def test_a_ranking_is_a_sorted_list(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ranking, "_MOST", 16)
-    dice = random.Random(ranks)
-    ranking = Ranking()
-    expected: list[tuple[float, int]] = []
-    most_blocks = 0
-    for number in range(4000):
-        if expected and dice.random() < (0.4 if number < 2500 else 0.7):
-            rank, position = expected.pop(dice.randrange(len(expected)))
-            ranking.remove(rank, position)
-        else:
-            rank = float(-dice.randrange(ranks) - number // 500)
-            insort(expected, (rank, number))
-            ranking.add(rank, number)
-        most_blocks = max(most_blocks, len(ranking._ranks))
-        if number % 5 == 0:
-            offset, limit = dice.randrange(len(expected) + 2), dice.choice([0, 1, 20, 50])
-            assert ranking.page(offset, limit) == [p for _, p in expected[offset : offset + limit]]
-    assert most_blocks > 20
-    assert len(ranking._ranks) < 8 * len(expected) / 16 + 2
 
 
 def test_what_is_due_comes_when_it_is_and_once() -> None:

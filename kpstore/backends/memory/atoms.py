@@ -8,10 +8,7 @@ one of a million entries takes 20 ms to grow.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left, bisect_right
 from heapq import heappop, heappush
-from itertools import accumulate
 from typing import Generic, TypeVar
 
 V = TypeVar("V", int, str, bytes)
@@ -95,64 +92,3 @@ class Due:
         if not keys:
             del self._keys[heappop(self._slots)]
         return key
-
-
-class Ranking:
-    """Positions in the order of a rank, ascending, and within one rank in their own."""
-
-    # A block of this many is cut in two: inserting into one moves 32 kB at most, and a million are in 350.
-    _MOST = 4096
-
-    def __init__(self) -> None:
-        self._starts: list[tuple[float, int]] = [
-            (float("-inf"), -1)
-        ]  # nothing in a block comes before its own
-        self._ranks = [array("d")]
-        self._positions = [array("q")]
-        self._ends: list[
-            int
-        ] = []  # how many are in the blocks up to each; empty: not added up since a change
-
-    def add(self, rank: float, position: int) -> None:
-        """Put a position in its place."""
-        block, index = self._find(rank, position)
-        ranks, positions = self._ranks[block], self._positions[block]
-        ranks.insert(index, rank)
-        positions.insert(index, position)
-        if len(ranks) > self._MOST:
-            half = len(ranks) // 2
-            self._starts.insert(block + 1, (ranks[half], positions[half]))
-            self._ranks.insert(block + 1, ranks[half:])
-            self._positions.insert(block + 1, positions[half:])
-            del ranks[half:], positions[half:]
-        self._ends.clear()
-
-    def remove(self, rank: float, position: int) -> None:
-        """Take a position out that was put in with this rank."""
-        block, index = self._find(rank, position)
-        ranks, positions = self._ranks[block], self._positions[block]
-        del ranks[index], positions[index]
-        if block and len(ranks) < self._MOST // 8:
-            self._ranks[block - 1].extend(ranks)
-            self._positions[block - 1].extend(positions)
-            del self._starts[block], self._ranks[block], self._positions[block]
-        self._ends.clear()
-
-    def page(self, offset: int, limit: int) -> list[int]:
-        """The positions from the one with this number on."""
-        if not self._ends:
-            self._ends = list(accumulate(map(len, self._ranks)))
-        found: list[int] = []
-        block = bisect_right(self._ends, offset)
-        while block < len(self._ends) and len(found) < limit:
-            start = max(0, offset - (self._ends[block - 1] if block else 0))
-            found.extend(self._positions[block][start : start + limit - len(found)])
-            block += 1
-        return found
-
-    def _find(self, rank: float, position: int) -> tuple[int, int]:
-        """In which block, and where in it, the position is or belongs."""
-        block = bisect_right(self._starts, (rank, position)) - 1
-        ranks = self._ranks[block]
-        low = bisect_left(ranks, rank)
-        return block, bisect_left(self._positions[block], position, low, bisect_right(ranks, rank, low))

@@ -8,9 +8,10 @@ from datetime import datetime
 
 import msgspec
 
-from kpstore.backends.memory.atoms import Line, NumberedShards, Ranking, Shards
+from kpstore.backends.memory.atoms import Line, NumberedShards, Shards
 from kpstore.backends.memory.slices import decode_all, map_in_slices
 from kpstore.clock import from_micros, to_micros
+from kpstore.index import Order, quality_key
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
 from kpstore.stores.base import SCAN_BATCH
@@ -63,7 +64,7 @@ class MemoryReputationStore(ReputationStore):
         self._updated = array("q")
         self._lengths = array("q")  # of the histories
         self._entries: NumberedShards[bytes] = NumberedShards()
-        self._board = Ranking()
+        self._board = Order()
         self._listings: list[_Listing] = []
         self._all_votes: Line[bytes] = Line()
         self._newest_vote: Shards[int] = Shards()  # by unit
@@ -84,7 +85,7 @@ class MemoryReputationStore(ReputationStore):
             new, entry = change(self._standing(position))
             for listing in self._listings:
                 listing.keep(position, self._records)
-            self._board.remove(-self._scores[position], position)
+            self._board.remove(position)
         number = self._lengths[position]
         self._run(position, number)[_entry_key(position, number)] = _encode(entry)
         self._scores[position] = new.score
@@ -92,7 +93,7 @@ class MemoryReputationStore(ReputationStore):
         self._validations[position] = new.validations
         self._updated[position] = to_micros(new.updated_at)
         self._lengths[position] = number + 1
-        self._board.add(-new.score, position)
+        self._board.add(position, quality_key(new.score))
         recent = self._history_of(position, max(0, number + 1 - RECENT_HISTORY), number + 1)
         head = _encode(
             {
@@ -148,7 +149,7 @@ class MemoryReputationStore(ReputationStore):
 
     async def _leaderboard(self, offset: int, limit: int) -> tuple[list[ReputationRecord], int]:
         # The records are picked up in one go, so that they are of one moment.
-        records = [self._records[position] for position in self._board.page(offset, limit)]
+        records = [self._records[position] for position in self._board.page(None, offset, offset + limit)]
         return await decode_all(_decode_record, records), len(self._records)
 
     async def _all(self) -> list[ReputationRecord]:

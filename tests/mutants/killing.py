@@ -87,23 +87,24 @@ def kill(mutant: Mutant) -> Kill | None:
     """The first of those cases that fails on the mutant, or `None` if it survives them all."""
     start = time.perf_counter()
     for tried, case in enumerate(cases_for(mutant), 1):
-        failure = asyncio.run(_failure(mutant, case))
+        failure = asyncio.run(failure_of(case, _MutantAdapter(mutant), mutant.base, _TIMEOUT_S))
         if failure is not None:
             return Kill(case.id, failure, tried, time.perf_counter() - start)
     return None
 
 
-async def _failure(mutant: Mutant, case: SuiteCase) -> str | None:
-    target = CaseTarget(_MutantAdapter(mutant), mutant.base)
+async def failure_of(case: SuiteCase, adapter: BackendAdapter, name: str, timeout_s: float) -> str | None:
+    """How a case fails on a backend, in a line, or `None` if it passes."""
+    target = CaseTarget(adapter, name)
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             if isinstance(case.work, Check):
                 await case.work.run(target)
                 return None
             result = await run_case(case.work, target)
             return None if result.failure is None else result.failure.summary
     except TimeoutError:
-        return f"no end after {_TIMEOUT_S:g} s"
+        return f"no end after {timeout_s:g} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:

@@ -1,0 +1,53 @@
+"""The campaign's commands; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+
+from mutation import campaign
+from mutation.baseline import BACKENDS, take_baseline
+
+
+def main() -> int:
+    """Run one command; its status."""
+    parser = argparse.ArgumentParser(prog="python -m mutation")
+    commands = parser.add_subparsers(dest="command", required=True)
+    baseline = commands.add_parser("baseline", help="note which case executes which line")
+    baseline.add_argument(
+        "--case", action="append", default=[], help="only cases that match, beside what is known"
+    )
+    run = commands.add_parser("run", help="run mutants that are not known yet")
+    run.add_argument("files", nargs="*", help="files or folders; all by default")
+    run.add_argument(
+        "--survivors", action="store_true", help="again those that survived and nothing explains"
+    )
+    run.add_argument(
+        "--cases", type=int, default=200, metavar="N", help="at most so many, and quick ones only"
+    )
+    run.add_argument(
+        "--thorough", action="store_true", help="also the cases that take long, and on both backends"
+    )
+    run.add_argument("--workers", type=int, default=2)
+    summary = commands.add_parser("summary", help="the score, and what has no explanation")
+    summary.add_argument("files", nargs="*")
+    given = parser.parse_args()
+    if given.command == "baseline":
+        given_backends = [(name, given.case) for name in BACKENDS]
+        with multiprocessing.get_context("spawn").Pool(len(BACKENDS)) as pool:
+            failed = [one for found in pool.starmap(take_baseline, given_backends) for one in found]
+        print(*failed, sep="\n")
+        return 1 if failed else 0
+    if given.command == "run":
+        campaign.run(
+            given.files,
+            survivors=given.survivors,
+            most=None if given.thorough else given.cases,
+            workers=given.workers,
+        )
+        return 0
+    return campaign.summary(given.files)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,262 @@
+"""Keeps what a campaign found out in `.mutation/`, so that it can be cut into pieces and goes on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mutation.baseline import BACKENDS, KEPT, cases_at, seconds
+from mutation.generating import ROOT, Mutant, lines_with, mutants_of, statement_at
+from mutation.running import Step, import_what_kpstore_needs, run_mutant
+
+EXPLAINED = Path(__file__).with_name("equivalent.yaml")
+_LOOKS_WITHOUT_A_CALL = "checks/public_api/"
+_QUICK_S = 2.0  # all but two dozen cases take less
+FILES = (
+    "kpstore/stores",
+    "kpstore/backends/memory",
+    "kpstore/backends/sqlite",
+    "kpstore/text.py",
+    "kpstore/units.py",
+    "kpstore/clock.py",
+    "kpstore/settings.py",
+    "kpstore/factory.py",
+    "kpstore/records.py",
+)
+
+
+def files(given: Sequence[str]) -> list[str]:
+    """The Python files below the paths given, or below all that the campaign is about."""
+    found = []
+    for name in given or FILES:
+        path = ROOT / name
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
+# ---- which cases can tell
+
+
+def _is_run(found: dict[str, set[str]]) -> bool:
+    return any(cases - {""} for cases in found.values())
+
+
+def steps_for(mutant: Mutant) -> list[Step]:
+    """The cases that execute the changed statement, those that take least time first.
+
+    A statement that is executed by the import alone is judged by the cases that execute another line of its
+    file on which a name stands that it binds; if there are none, such a line of another file; if it binds no
+    name, any line of its file; and by those that look at functions and classes without a call.
+    """
+    source = (ROOT / mutant.file).read_text(encoding="utf-8")
+    extent, names = statement_at(ast.parse(source), mutant.line)
+    found = cases_at(mutant.file, extent)
+    is_import = any("" in cases for cases in found.values())
+    if not _is_run(found):
+        found = cases_at(mutant.file, lines_with(names, source) if names else range(source.count("\n") + 1))
+    if not _is_run(found) and names:
+        for file in files(()):
+            others = lines_with(names, (ROOT / file).read_text(encoding="utf-8"))
+            found = {backend: found[backend] | cases for backend, cases in cases_at(file, others).items()}
+    steps = [
+        Step(backend, case, time_s)
+        for backend in BACKENDS
+        for case, time_s in seconds(backend).items()
+        if case in found[backend] or (is_import and case.startswith(_LOOKS_WITHOUT_A_CALL))
+    ]
+    return sorted(steps, key=lambda step: (step.seconds, step.case))
+
+
+def quick(steps: Sequence[Step], killers: Counter[str], most: int) -> list[Step]:
+    """At most so many that do not take long, each case on one backend only.
+
+    Those that have caught others come first, then one of each scenario, then a second of each, and so on.
+    """
+    first: dict[str, Step] = {}
+    for step in sorted(steps, key=lambda step: BACKENDS.index(step.backend)):
+        if step.seconds <= _QUICK_S:
+            first.setdefault(step.case, step)
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[tuple[int, int, float], Step]] = []
+    for step in steps:
+        if first.get(step.case) is step:
+            scenario = step.case.partition("[")[0]
+            ranked.append(((-min(killers[step.case], 3), turns[scenario], step.seconds), step))
+            turns[scenario] += 1
+    return [step for _, step in sorted(ranked, key=lambda pair: pair[0])][:most]
+
+
+# ---- the mutants, one after another
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of a mutant, as it is kept.
+
+    Attributes:
+        id: the mutant's.
+        digest: of the file that it was made from.
+        left_out: how many cases of those that could tell did not run.
+        seconds: how long it took.
+    """
+
+    id: str
+    digest: str
+    file: str
+    operator: str
+    line: int
+    change: str
+    outcome: str
+    by: str
+    why: str
+    tried: int
+    left_out: int
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """By what an explanation names it."""
+        return self.file, self.operator, self.change
+
+
+def _digest(file: str) -> str:
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()[:16]
+
+
+_killers: dict[str, Counter[str]] = {}
+
+
+def judge(task: tuple[Mutant, int | None]) -> Record:
+    """Run the cases for a mutant, in a worker: so many of the quick ones, or all."""
+    mutant, most = task
+    start = time.perf_counter()
+    everything = steps_for(mutant)
+    killers = _killers.setdefault(mutant.file, Counter())
+    steps = everything if most is None else quick(everything, killers, most)
+    result = run_mutant(mutant.file, mutant.source, steps)  # without a step, still the import
+    if result.outcome == "killed" and result.by != "import":
+        killers[result.by.partition(" ")[2]] += 1
+    return Record(
+        id=mutant.id,
+        digest=_digest(mutant.file),
+        file=mutant.file,
+        operator=mutant.operator,
+        line=mutant.line,
+        change=mutant.change,
+        **asdict(result),
+        left_out=len(everything) - len(steps),
+        seconds=round(time.perf_counter() - start, 2),
+    )
+
+
+def kept() -> dict[str, Record]:
+    """What is known of the mutants of the files as they are now, by id; the latest if there are several."""
+    file = KEPT / "results.jsonl"
+    if not file.exists():
+        return {}
+    records = (Record(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
+    current = cache(_digest)
+    return {record.id: record for record in records if record.digest == current(record.file)}
+
+
+def run(given: Sequence[str], *, survivors: bool, most: int | None, workers: int) -> None:
+    """Run the mutants of files that are not known yet, or again the survivors that nothing explains."""
+    sizes = _sizes()
+
+    def tasks() -> Iterator[tuple[Mutant, int | None]]:
+        known, reasons = kept(), explanations()
+        alive = {one.id for one in known.values() if one.outcome == "survived" and one.key not in reasons}
+        for file in files(given):
+            if survivors and not any(known[id].file == file for id in alive):
+                continue
+            mutants = list(mutants_of(ROOT / file))
+            sizes[file] = {"digest": _digest(file), "mutants": len(mutants)}
+            for mutant in mutants:
+                if mutant.id in alive if survivors else mutant.id not in known:
+                    yield mutant, most
+
+    # Spawned, so that the processes that mutants are forked from have one thread.
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(workers, import_what_kpstore_needs) as pool, (KEPT / "results.jsonl").open("a") as out:
+        for number, record in enumerate(pool.imap_unordered(judge, tasks()), 1):
+            out.write(json.dumps(asdict(record)) + "\n")
+            out.flush()
+            if record.outcome == "survived" or number % 50 == 0:
+                print(f"{number} {_line(record)}", flush=True)
+    (KEPT / "sizes.json").write_text(json.dumps(sizes, indent=0))
+
+
+def _sizes() -> dict[str, Any]:
+    file = KEPT / "sizes.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _line(record: Record) -> str:
+    left_out = f", {record.left_out} left out" if record.left_out else ""
+    found = f"by {record.by}" if record.by else f"{record.tried} cases{left_out}"
+    return f"{record.outcome} {record.file}:{record.line} {record.operator}: {record.change}  [{found}]"
+
+
+# ---- the score
+
+
+def explanations() -> dict[tuple[str, str, str], str]:
+    """Why no test can tell a mutant from the original, by its key."""
+    found: dict[tuple[str, str, str], str] = {}
+    for group in yaml.safe_load(EXPLAINED.read_text(encoding="utf-8")):
+        for mutant in group["mutants"]:
+            ((operator, change),) = mutant.items()
+            found[group["file"], operator, change] = " ".join(group["reason"].split())
+    return found
+
+
+def summary(given: Sequence[str]) -> int:
+    """Print the score of each file, then the survivors without an explanation; 1 if there are any."""
+    records, reasons, sizes = list(kept().values()), explanations(), _sizes()
+    problems: list[str] = []
+    print("| file | mutants | caught | of them endless | equivalent | survived |")
+    print("| --- | --: | --: | --: | --: | --: |")
+    total: Counter[str] = Counter()
+    for file in files(given):
+        of_file = [record for record in records if record.file == file]
+        size = sizes.get(file, {})
+        if size.get("digest") != _digest(file) or len(of_file) != size["mutants"]:
+            problems.append(f"{file}: {len(of_file)} mutants are judged; run it")
+        if not of_file:
+            continue
+        survivors = [record for record in of_file if record.outcome == "survived"]
+        unexplained = [record for record in survivors if record.key not in reasons]
+        problems += map(_line, sorted(unexplained, key=lambda record: record.line))
+        counts = Counter(
+            mutants=len(of_file),
+            caught=len(of_file) - len(survivors),
+            endless=sum(record.outcome == "endless" for record in of_file),
+            equivalent=len(survivors) - len(unexplained),
+            survived=len(unexplained),
+        )
+        print(_row(f"`{file}`", counts))
+        total += counts
+    print(_row("all", total))
+    alive = {record.key for record in records if record.outcome == "survived"}
+    here = set(files(given))
+    problems += [
+        f"explained, but no survivor: {', '.join(key)}" for key in reasons.keys() - alive if key[0] in here
+    ]
+    print("", *problems, sep="\n")
+    return 1 if problems else 0
+
+
+def _row(name: str, counts: Counter[str]) -> str:
+    cells = (counts[column] for column in ("mutants", "caught", "endless", "equivalent", "survived"))
+    return f"| {name} | {' | '.join(map(str, cells))} |"

@@ -1,0 +1,184 @@
+"""Runs cases of the suite on one mutant, each mutant in a process of its own.
+
+The process is forked from one that has imported what kpstore needs, but not kpstore: it imports the mutated
+package from an overlay, a folder of links to the original's files with the mutated file among them, and so do
+the processes that a case starts. A case that takes ten times as long as it should never ends: the process is
+killed, and the mutant counts as caught.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mutation.generating import ROOT
+
+if TYPE_CHECKING:  # only a child imports it
+    from kpstore_conformance.suite import SuiteCase
+
+# Of what a case takes on the original; the machine may be busy with other things than at that time.
+_TIMES_AS_LONG, _AT_LEAST_S = 10.0, 10.0
+# A check that fails is run again: some look at the time, or choose at random.
+_CHECK_RUNS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A case to run: on which backend, and how long it takes on the original, in seconds."""
+
+    backend: str
+    case: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a mutant: `killed`, `endless` (killed by the time-out) or `survived`.
+
+    Attributes:
+        outcome: see above.
+        by: the backend and the case that caught it.
+        why: how that case failed, in a line.
+        tried: how many cases ran.
+    """
+
+    outcome: str
+    by: str = ""
+    why: str = ""
+    tried: int = 0
+
+
+def import_what_kpstore_needs() -> None:
+    """In the process that all others are forked from; none of these imports kpstore."""
+    for name in ("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "sortedcontainers", "yaml"):
+        importlib.import_module(name)
+    assert "kpstore" not in sys.modules
+
+
+@contextlib.contextmanager
+def overlay(file: str, source: str) -> Iterator[Path]:
+    """A folder with the package `kpstore` in it, one file of which has other text."""
+    folder = Path(tempfile.mkdtemp(prefix="kpstore-mutant-"))
+    try:
+        for original in (ROOT / "kpstore").rglob("*"):
+            link = folder / original.relative_to(ROOT)
+            if original.is_dir() and original.name != "__pycache__":
+                link.mkdir(parents=True, exist_ok=True)
+            elif original.name == "__pycache__" or original.suffix != ".pyc":
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(original)
+        mutated = folder / file
+        mutated.unlink()
+        mutated.write_text(source, encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float = _AT_LEAST_S) -> Result:
+    """Run the cases in order, up to the first that fails; each one's time-out is `at_least_s` or more."""
+    with overlay(file, source) as folder:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _in_child(writing, folder, steps)
+        os.close(writing)
+        try:
+            return _watched(reading, steps, at_least_s)
+        finally:
+            os.close(reading)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _watched(reading: int, steps: Sequence[Step], at_least_s: float) -> Result:
+    """What the child says; it has a time-out for the imports, and one for each case."""
+    limit_s, current, buffer = _AT_LEAST_S, -1, b""  # the imports
+    deadline = time.monotonic() + limit_s
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
+        by = "import" if current < 0 else f"{steps[current].backend} {steps[current].case}"
+        if not ready:
+            return Result("endless", by, f"no end after {limit_s:.0f} s", current + 1)
+        chunk = os.read(reading, 65536)
+        if not chunk:
+            return Result("killed", by, "the process died", current + 1)
+        buffer += chunk
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            if "outcome" in said:
+                by = "" if said["outcome"] == "survived" else by
+                return Result(said["outcome"], by, said["why"], current + 1)
+            current = said["step"]
+            by = f"{steps[current].backend} {steps[current].case}"
+            limit_s = max(at_least_s, _TIMES_AS_LONG * steps[current].seconds)
+            deadline = time.monotonic() + limit_s
+
+
+def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
+    def say(**what: object) -> None:
+        os.write(writing, json.dumps(what).encode() + b"\n")
+
+    try:
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        why = _first_failure(folder, steps, say)
+        say(outcome="survived" if why is None else "killed", why=why or "")
+    except BaseException as error:
+        say(outcome="killed", why="".join(traceback.format_exception_only(error)).strip()[:200])
+    finally:
+        os._exit(0)
+
+
+def _first_failure(folder: Path, steps: Sequence[Step], say: Callable[..., None]) -> str | None:
+    from kpstore_conformance.target import adapter_for
+    from mutants.killing import failure_of
+
+    import kpstore
+
+    assert Path(kpstore.__file__).is_relative_to(folder)
+    for number, step in enumerate(steps):
+        case = case_of(step.case)
+        for _ in range(_CHECK_RUNS if case.kind == "check" else 1):
+            say(step=number)
+            why = asyncio.run(failure_of(case, adapter_for(step.backend), step.backend, 3600))
+            if why is None:
+                break
+        else:
+            return why
+    return None
+
+
+def case_of(id: str) -> SuiteCase:
+    """The case with this id; only the file that it is in is read."""
+    from kpstore_conformance.check import module_checks
+    from kpstore_conformance.suite import SuiteCase, packaged_scenarios, scenario_cases
+
+    folder, name, _ = id.split("/", 2)
+    if folder == "checks":
+        return next(SuiteCase.of_check(check) for check in module_checks(name) if check.id == id)
+    root = packaged_scenarios()
+    return next(case for case in scenario_cases(root / folder / f"{name}.yaml", root) if case.id == id)

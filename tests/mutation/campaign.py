@@ -182,6 +182,7 @@ def run(given: Sequence[str], *, survivors: bool, most: int | None, workers: int
                 continue
             mutants = list(mutants_of(ROOT / file))
             sizes[file] = {"digest": _digest(file), "mutants": len(mutants)}
+            (KEPT / "sizes.json").write_text(json.dumps(sizes, indent=0))
             for mutant in mutants:
                 if mutant.id in alive if survivors else mutant.id not in known:
                     yield mutant, most
@@ -194,7 +195,6 @@ def run(given: Sequence[str], *, survivors: bool, most: int | None, workers: int
             out.flush()
             if record.outcome == "survived" or number % 50 == 0:
                 print(f"{number} {_line(record)}", flush=True)
-    (KEPT / "sizes.json").write_text(json.dumps(sizes, indent=0))
 
 
 def _sizes() -> dict[str, Any]:
@@ -213,12 +213,13 @@ def _line(record: Record) -> str:
 
 def explanations() -> dict[tuple[str, str, str], str]:
     """Why no test can tell a mutant from the original, by its key."""
-    found: dict[tuple[str, str, str], str] = {}
-    for group in yaml.safe_load(EXPLAINED.read_text(encoding="utf-8")):
-        for mutant in group["mutants"]:
-            ((operator, change),) = mutant.items()
-            found[group["file"], operator, change] = " ".join(group["reason"].split())
-    return found
+    return {
+        (file, operator, change): " ".join(group["reason"].split())
+        for group in yaml.safe_load(EXPLAINED.read_text(encoding="utf-8"))
+        for file, mutants in group["mutants"].items()
+        for mutant in mutants
+        for operator, change in mutant.items()
+    }
 
 
 def summary(given: Sequence[str]) -> int:

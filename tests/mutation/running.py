@@ -142,6 +142,8 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
         os.chdir(folder)
+        # What a case that is killed leaves behind goes with the overlay.
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -23,10 +23,17 @@ def main() -> int:
         "--survivors", action="store_true", help="again those that survived and nothing explains"
     )
     run.add_argument(
-        "--cases", type=int, default=200, metavar="N", help="at most so many, and quick ones only"
+        "--seconds",
+        type=float,
+        default=5,
+        metavar="S",
+        help="of cases that each survivor gets, quick ones only",
     )
     run.add_argument(
         "--thorough", action="store_true", help="also the cases that take long, and on both backends"
+    )
+    run.add_argument(
+        "--case", action="append", default=[], help="only cases that match, of those that could tell"
     )
     run.add_argument("--workers", type=int, default=2)
     summary = commands.add_parser("summary", help="the score, and what has no explanation")
@@ -42,8 +49,9 @@ def main() -> int:
         campaign.run(
             given.files,
             survivors=given.survivors,
-            most=None if given.thorough else given.cases,
+            budget_s=None if given.thorough else given.seconds,
             workers=given.workers,
+            globs=given.case,
         )
         return 0
     return campaign.summary(given.files)

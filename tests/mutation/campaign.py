@@ -10,14 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from mutation import generating
 from mutation.baseline import BACKENDS, KEPT, cases_at, seconds
-from mutation.generating import ROOT, Mutant, lines_with, mutants_of, statement_at
+from mutation.generating import ROOT, Mutant, lines_with, statement_at
 from mutation.running import Step, import_what_kpstore_needs, run_mutant
 
 EXPLAINED = Path(__file__).with_name("equivalent.yaml")
@@ -78,8 +79,8 @@ def steps_for(mutant: Mutant) -> list[Step]:
     return sorted(steps, key=lambda step: (step.seconds, step.case))
 
 
-def quick(steps: Sequence[Step], killers: Counter[str], most: int) -> list[Step]:
-    """At most so many that do not take long, each case on one backend only.
+def quick(steps: Sequence[Step], killers: Counter[str], budget_s: float) -> list[Step]:
+    """As many as fit in so many seconds, but none that takes long, and each case on one backend only.
 
     Those that have caught others come first, then one of each scenario, then a second of each, and so on.
     """
@@ -94,7 +95,9 @@ def quick(steps: Sequence[Step], killers: Counter[str], most: int) -> list[Step]
             scenario = step.case.partition("[")[0]
             ranked.append(((-min(killers[step.case], 3), turns[scenario], step.seconds), step))
             turns[scenario] += 1
-    return [step for _, step in sorted(ranked, key=lambda pair: pair[0])][:most]
+    chosen = [step for _, step in sorted(ranked, key=lambda pair: pair[0])]
+    ends = accumulate(step.seconds for step in chosen)
+    return [step for step, end_s in zip(chosen, ends, strict=True) if end_s <= budget_s]
 
 
 # ---- the mutants, one after another
@@ -106,13 +109,11 @@ class Record:
 
     Attributes:
         id: the mutant's.
-        digest: of the file that it was made from.
         left_out: how many cases of those that could tell did not run.
         seconds: how long it took.
     """
 
     id: str
-    digest: str
     file: str
     operator: str
     line: int
@@ -130,26 +131,26 @@ class Record:
         return self.file, self.operator, self.change
 
 
-def _digest(file: str) -> str:
-    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()[:16]
-
-
 _killers: dict[str, Counter[str]] = {}
 
 
-def judge(task: tuple[Mutant, int | None]) -> Record:
-    """Run the cases for a mutant, in a worker: so many of the quick ones, or all."""
-    mutant, most = task
+def judge(task: tuple[Mutant, float | None, Sequence[str]]) -> Record:
+    """Run the cases for a mutant, in a worker: the quick ones that fit in so many seconds, or all; of those
+    that match one of the patterns, if there are any.
+    """
+    mutant, budget_s, globs = task
     start = time.perf_counter()
     everything = steps_for(mutant)
     killers = _killers.setdefault(mutant.file, Counter())
-    steps = everything if most is None else quick(everything, killers, most)
+    if globs:
+        steps = [step for step in everything if any(fnmatchcase(step.case, glob) for glob in globs)]
+    else:
+        steps = everything if budget_s is None else quick(everything, killers, budget_s)
     result = run_mutant(mutant.file, mutant.source, steps)  # without a step, still the import
     if result.outcome == "killed" and result.by != "import":
         killers[result.by.partition(" ")[2]] += 1
     return Record(
         id=mutant.id,
-        digest=_digest(mutant.file),
         file=mutant.file,
         operator=mutant.operator,
         line=mutant.line,
@@ -160,32 +161,49 @@ def judge(task: tuple[Mutant, int | None]) -> Record:
     )
 
 
-def kept() -> dict[str, Record]:
-    """What is known of the mutants of the files as they are now, by id; the latest if there are several."""
-    file = KEPT / "results.jsonl"
-    if not file.exists():
+def ids_of(file: str) -> frozenset[str]:
+    """The ids of the mutants of a file as it is now; kept, since making them takes a while."""
+    kept_ids = KEPT / "mutants.json"
+    index: dict[str, list[str]] = json.loads(kept_ids.read_text()) if kept_ids.exists() else {}
+    made_from = hashlib.sha256()
+    for path in (ROOT / file, Path(generating.__file__), Path(generating.__file__).with_name("sql.py")):
+        made_from.update(path.read_bytes())
+    name = f"{file} {made_from.hexdigest()[:16]}"
+    if name not in index:
+        index[name] = [mutant.id for mutant in generating.mutants_of(ROOT / file)]
+        kept_ids.write_text(json.dumps(index, indent=0))
+    return frozenset(index[name])
+
+
+def kept(given: Sequence[str]) -> dict[str, Record]:
+    """What is known of the mutants of these files, by id; the latest if a mutant ran several times."""
+    results = KEPT / "results.jsonl"
+    if not results.exists():
         return {}
-    records = (Record(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
-    current = cache(_digest)
-    return {record.id: record for record in records if record.digest == current(record.file)}
+    ids = {file: ids_of(file) for file in files(given)}
+    records = (Record(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines())
+    return {record.id: record for record in records if record.id in ids.get(record.file, ())}
 
 
-def run(given: Sequence[str], *, survivors: bool, most: int | None, workers: int) -> None:
+def run(
+    given: Sequence[str],
+    *,
+    survivors: bool,
+    budget_s: float | None,
+    workers: int,
+    globs: Sequence[str] = (),
+) -> None:
     """Run the mutants of files that are not known yet, or again the survivors that nothing explains."""
-    sizes = _sizes()
+    known, reasons = kept(given), explanations()
+    alive = {one.id for one in known.values() if one.outcome == "survived" and one.key not in reasons}
 
-    def tasks() -> Iterator[tuple[Mutant, int | None]]:
-        known, reasons = kept(), explanations()
-        alive = {one.id for one in known.values() if one.outcome == "survived" and one.key not in reasons}
+    def tasks() -> Iterator[tuple[Mutant, float | None, Sequence[str]]]:
         for file in files(given):
-            if survivors and not any(known[id].file == file for id in alive):
-                continue
-            mutants = list(mutants_of(ROOT / file))
-            sizes[file] = {"digest": _digest(file), "mutants": len(mutants)}
-            (KEPT / "sizes.json").write_text(json.dumps(sizes, indent=0))
-            for mutant in mutants:
-                if mutant.id in alive if survivors else mutant.id not in known:
-                    yield mutant, most
+            ids = ids_of(file) & alive if survivors else ids_of(file) - known.keys()
+            if ids:
+                for mutant in generating.mutants_of(ROOT / file):
+                    if mutant.id in ids:
+                        yield mutant, budget_s, globs
 
     # Spawned, so that the processes that mutants are forked from have one thread.
     spawn = multiprocessing.get_context("spawn")
@@ -195,11 +213,6 @@ def run(given: Sequence[str], *, survivors: bool, most: int | None, workers: int
             out.flush()
             if record.outcome == "survived" or number % 50 == 0:
                 print(f"{number} {_line(record)}", flush=True)
-
-
-def _sizes() -> dict[str, Any]:
-    file = KEPT / "sizes.json"
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _line(record: Record) -> str:
@@ -224,16 +237,15 @@ def explanations() -> dict[tuple[str, str, str], str]:
 
 def summary(given: Sequence[str]) -> int:
     """Print the score of each file, then the survivors without an explanation; 1 if there are any."""
-    records, reasons, sizes = list(kept().values()), explanations(), _sizes()
+    records, reasons = list(kept(given).values()), explanations()
     problems: list[str] = []
     print("| file | mutants | caught | of them endless | equivalent | survived |")
     print("| --- | --: | --: | --: | --: | --: |")
     total: Counter[str] = Counter()
     for file in files(given):
         of_file = [record for record in records if record.file == file]
-        size = sizes.get(file, {})
-        if size.get("digest") != _digest(file) or len(of_file) != size["mutants"]:
-            problems.append(f"{file}: {len(of_file)} mutants are judged; run it")
+        if missing := len(ids_of(file)) - len(of_file):
+            problems.append(f"{file}: {missing} mutants have not run yet")
         if not of_file:
             continue
         survivors = [record for record in of_file if record.outcome == "survived"]

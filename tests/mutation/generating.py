@@ -7,6 +7,8 @@ What is left out, by rule and not by hand:
   and variables outside classes are taken away: the library's modules start with `from __future__ import
   annotations`, so nothing evaluates those. The annotations of a class's fields stay: records are decoded
   by them;
+- an arithmetic operator that becomes another than its counterpart: of the eleven others, most only end in a
+  `TypeError`, and where they do not, they say no more than the first;
 - `@abstractmethod` taken away: no class of the library has `ABCMeta` as its metaclass, so that the decorator
   speaks to readers and type checkers alone.
 """
@@ -19,10 +21,18 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+_COUNTERPARTS = {
+    "ReplaceBinaryOperator_" + pair
+    for pair in (
+        *("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul"),
+        *("LShift_RShift", "RShift_LShift", "BitOr_BitAnd", "BitAnd_BitOr", "BitXor_BitOr"),
+    )
+}
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +134,7 @@ class _Stripped(ast.NodeTransformer):
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Every mutant of a file, in the order of the operators; each changed program once."""
+    """Every mutant of a file, from its first statement to its last; each changed program once."""
     # Only the campaign needs cosmic-ray, and only here.
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -135,21 +145,35 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     original = path.read_text(encoding="utf-8")
     file = path.relative_to(ROOT).as_posix()
     provider = OperatorProvider()
-    # Those of variables need names as arguments, and choose at random.
-    names = [name for name in provider if not name.startswith("Variable")]
+    names = [
+        name
+        for name in provider
+        # Those of variables need names as arguments, and choose at random.
+        if not name.startswith("Variable")
+        and (not name.startswith("ReplaceBinaryOperator") or name in _COUNTERPARTS)
+    ]
+    operators = [*(provider[name]() for name in names), ReplaceSql()]
     seen: set[str] = set()
-    nodes = list(ast_nodes(get_ast(original)))
-    for operator in [*(provider[name]() for name in names), ReplaceSql()]:
-        positions = sum(len(list(operator.mutation_positions(node))) for node in nodes)
-        for occurrence in range(positions):
-            try:
-                source = mutate_code(original, operator, occurrence)
-            except AttributeError:
-                continue  # ExceptionReplacer knows no dotted names
-            mutant = mutant_of(file, type(operator).__name__, original, source)
-            if mutant is not None and mutant.id not in seen:
-                seen.add(mutant.id)
-                yield mutant
+    before = ""
+    # Statement by statement, since the time that a change takes grows with the text that it is made to.
+    for statement in get_ast(original).children:
+        text = statement.get_code()
+        after = original[len(before) + len(text) :]
+        nodes = list(ast_nodes(get_ast(text)))
+        for operator in operators:
+            positions = sum(len(list(operator.mutation_positions(node))) for node in nodes)
+            for occurrence in range(positions):
+                try:
+                    changed = mutate_code(text, operator, occurrence)
+                except AttributeError:
+                    continue  # ExceptionReplacer knows no dotted names
+                mutant = mutant_of(file, type(operator).__name__, text, changed)
+                if mutant is not None and mutant.source not in seen:
+                    seen.add(mutant.source)
+                    line = before.count("\n") + mutant.line
+                    yield replace(mutant, line=line, source=before + mutant.source + after)
+        seen.clear()
+        before += text
 
 
 def statement_at(tree: ast.Module, line: int) -> tuple[range, set[str]]:

@@ -35,6 +35,7 @@ def main() -> int:
     run.add_argument(
         "--case", action="append", default=[], help="only cases that match, of those that could tell"
     )
+    run.add_argument("--own-tests", action="store_true", help="survivors, against the library's own tests")
     run.add_argument("--workers", type=int, default=2)
     summary = commands.add_parser("summary", help="the score, and what has no explanation")
     summary.add_argument("files", nargs="*")
@@ -49,6 +50,7 @@ def main() -> int:
         campaign.run(
             given.files,
             survivors=given.survivors,
+            own_tests=given.own_tests,
             budget_s=None if given.thorough else given.seconds,
             workers=given.workers,
             globs=given.case,

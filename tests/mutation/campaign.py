@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -19,7 +19,7 @@ import yaml
 from mutation import generating
 from mutation.baseline import BACKENDS, KEPT, cases_at, seconds
 from mutation.generating import ROOT, Mutant, lines_with, statement_at
-from mutation.running import Step, import_what_kpstore_needs, run_mutant
+from mutation.running import Result, Step, import_what_kpstore_needs, run_mutant, run_own_tests
 
 EXPLAINED = Path(__file__).with_name("equivalent.yaml")
 _LOOKS_WITHOUT_A_CALL = "checks/public_api/"
@@ -57,19 +57,21 @@ def steps_for(mutant: Mutant) -> list[Step]:
     """The cases that execute the changed statement, those that take least time first.
 
     A statement that is executed by the import alone is judged by the cases that execute another line of its
-    file on which a name stands that it binds; if there are none, such a line of another file; if it binds no
-    name, any line of its file; and by those that look at functions and classes without a call.
+    file on which a name stands that it binds; if there are none, such a line of another file; if there are
+    none, any line of its file; and by those that look at functions and classes without a call.
     """
     source = (ROOT / mutant.file).read_text(encoding="utf-8")
     extent, names = statement_at(ast.parse(source), mutant.line)
     found = cases_at(mutant.file, extent)
     is_import = any("" in cases for cases in found.values())
-    if not _is_run(found):
-        found = cases_at(mutant.file, lines_with(names, source) if names else range(source.count("\n") + 1))
-    if not _is_run(found) and names:
+    if names and not _is_run(found):
+        found = cases_at(mutant.file, lines_with(names, source))
+    if names and not _is_run(found):
         for file in files(()):
             others = lines_with(names, (ROOT / file).read_text(encoding="utf-8"))
             found = {backend: found[backend] | cases for backend, cases in cases_at(file, others).items()}
+    if not _is_run(found):
+        found = cases_at(mutant.file, range(source.count("\n") + 1))
     steps = [
         Step(backend, case, time_s)
         for backend in BACKENDS
@@ -149,6 +151,16 @@ def judge(task: tuple[Mutant, float | None, Sequence[str]]) -> Record:
     result = run_mutant(mutant.file, mutant.source, steps)  # without a step, still the import
     if result.outcome == "killed" and result.by != "import":
         killers[result.by.partition(" ")[2]] += 1
+    return _record(mutant, result, len(everything) - len(steps), start)
+
+
+def judge_by_own_tests(mutant: Mutant) -> Record:
+    """Run the library's own tests for a mutant, in a worker."""
+    start = time.perf_counter()
+    return _record(mutant, run_own_tests(mutant.file, mutant.source), 0, start)
+
+
+def _record(mutant: Mutant, result: Result, left_out: int, start: float) -> Record:
     return Record(
         id=mutant.id,
         file=mutant.file,
@@ -156,7 +168,7 @@ def judge(task: tuple[Mutant, float | None, Sequence[str]]) -> Record:
         line=mutant.line,
         change=mutant.change,
         **asdict(result),
-        left_out=len(everything) - len(steps),
+        left_out=left_out,
         seconds=round(time.perf_counter() - start, 2),
     )
 
@@ -188,27 +200,35 @@ def kept(given: Sequence[str]) -> dict[str, Record]:
 def run(
     given: Sequence[str],
     *,
-    survivors: bool,
-    budget_s: float | None,
     workers: int,
+    survivors: bool = False,
+    own_tests: bool = False,
+    budget_s: float | None = None,
     globs: Sequence[str] = (),
 ) -> None:
     """Run the mutants of files that are not known yet, or again the survivors that nothing explains."""
     known, reasons = kept(given), explanations()
     alive = {one.id for one in known.values() if one.outcome == "survived" and one.key not in reasons}
-
-    def tasks() -> Iterator[tuple[Mutant, float | None, Sequence[str]]]:
-        for file in files(given):
-            ids = ids_of(file) & alive if survivors else ids_of(file) - known.keys()
-            if ids:
-                for mutant in generating.mutants_of(ROOT / file):
-                    if mutant.id in ids:
-                        yield mutant, budget_s, globs
-
+    wanted = {
+        file: ids_of(file) & alive if survivors or own_tests else ids_of(file) - known.keys()
+        for file in files(given)
+    }
+    mutants = (
+        mutant
+        for file, ids in wanted.items()
+        if ids
+        for mutant in generating.mutants_of(ROOT / file)
+        if mutant.id in ids
+    )
     # Spawned, so that the processes that mutants are forked from have one thread.
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(workers, import_what_kpstore_needs) as pool, (KEPT / "results.jsonl").open("a") as out:
-        for number, record in enumerate(pool.imap_unordered(judge, tasks()), 1):
+        found = (
+            pool.imap_unordered(judge_by_own_tests, mutants)
+            if own_tests
+            else pool.imap_unordered(judge, ((mutant, budget_s, globs) for mutant in mutants))
+        )
+        for number, record in enumerate(found, 1):
             out.write(json.dumps(asdict(record)) + "\n")
             out.flush()
             if record.outcome == "survived" or number % 50 == 0:
@@ -239,8 +259,8 @@ def summary(given: Sequence[str]) -> int:
     """Print the score of each file, then the survivors without an explanation; 1 if there are any."""
     records, reasons = list(kept(given).values()), explanations()
     problems: list[str] = []
-    print("| file | mutants | caught | of them endless | equivalent | survived |")
-    print("| --- | --: | --: | --: | --: | --: |")
+    print("| file | mutants | caught | of them endless | by own tests alone | equivalent | survived |")
+    print("| --- | --: | --: | --: | --: | --: | --: |")
     total: Counter[str] = Counter()
     for file in files(given):
         of_file = [record for record in records if record.file == file]
@@ -253,7 +273,8 @@ def summary(given: Sequence[str]) -> int:
         problems += map(_line, sorted(unexplained, key=lambda record: record.line))
         counts = Counter(
             mutants=len(of_file),
-            caught=len(of_file) - len(survivors),
+            caught=sum(record.outcome in ("killed", "endless") for record in of_file),
+            own=sum(record.outcome == "own" for record in of_file),
             endless=sum(record.outcome == "endless" for record in of_file),
             equivalent=len(survivors) - len(unexplained),
             survived=len(unexplained),
@@ -271,5 +292,5 @@ def summary(given: Sequence[str]) -> int:
 
 
 def _row(name: str, counts: Counter[str]) -> str:
-    cells = (counts[column] for column in ("mutants", "caught", "endless", "equivalent", "survived"))
+    cells = (counts[column] for column in ("mutants", "caught", "endless", "own", "equivalent", "survived"))
     return f"| {name} | {' | '.join(map(str, cells))} |"

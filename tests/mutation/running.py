@@ -16,6 +16,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # only a child imports it
 
 # Of what a case takes on the original. What a busy machine lets the process wait for its turn does not count.
 _TIMES_AS_LONG, _AT_LEAST_S = 10.0, 5.0
+_OWN_TESTS_S = 900.0  # they take 10 s where nothing else runs
 # A check that fails is run again: some look at the time, or choose at random.
 _CHECK_RUNS = 2
 
@@ -47,7 +49,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a mutant: `killed`, `endless` (killed by the time-out) or `survived`.
+    """What became of a mutant: `killed`, `endless` (killed by the time-out), `own` (by own tests alone) or
+    `survived`.
 
     Attributes:
         outcome: see above.
@@ -105,6 +108,22 @@ def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float 
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def run_own_tests(file: str, source: str) -> Result:
+    """Run the library's own tests on a mutant: `own` if one of them fails."""
+    with overlay(file, source) as folder:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/library"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")])},
+            capture_output=True,
+            text=True,
+            timeout=_OWN_TESTS_S,
+            check=False,
+        )
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return Result("survived") if done.returncode == 0 else Result("own", "tests/library", failed[0][:200])
 
 
 def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float) -> Result:

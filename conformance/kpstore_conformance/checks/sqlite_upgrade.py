@@ -509,6 +509,27 @@ async def odd_units_are_kept(lab: Lab) -> None:
 
 
 @check(
+    clauses=["SQL-3", "KNOW-3"],
+    backends=["sqlite"],
+    name="a unit whose quality is no number is found where one of quality 0 is",
+)
+async def odd_qualities_are_ordered(lab: Lab) -> None:
+    """Without a quality, or with a text, a truth value, NaN or null for one, a unit comes after those with a
+    positive quality and before those with a negative one, in the order of insertion.
+    """
+    qualities = [None, "-0.5", "0.5", "0", '"high"', "true", "NaN", "null", "[1]", "0.25"]
+    db = _lax(path_of(lab))
+    for number, quality in enumerate(qualities):
+        metadata = "{}" if quality is None else f'{{"quality_score": {quality}}}'
+        unit_json = f'{{"@type": "ReasoningTrace", "metadata": {metadata}}}'
+        _insert(db, "knowledge_units", id=f"kp:trace:{number}", unit_json=unit_json)
+    db.close()
+    async with opened(lab) as stores:
+        found = await stores.knowledge.search()
+    assert [each.id.removeprefix("kp:trace:") for each in found.data] == list("2903456781")
+
+
+@check(
     clauses=["SQL-3"],
     backends=["sqlite"],
     name="a reputation, vote, key or violation that today's rules would refuse is kept",

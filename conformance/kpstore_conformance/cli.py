@@ -17,9 +17,12 @@ from pathlib import Path
 
 from kpstore_conformance.clauses import Proof, marked_tests, proofs
 from kpstore_conformance.known import matches
+from kpstore_conformance.latency.baseline import BaselineError, machine_class
+from kpstore_conformance.latency.judging import LEVELS
 from kpstore_conformance.plugin import INSTALL
 from kpstore_conformance.scenario import CLAUSES, Problem, ScenarioFileError, discover
 from kpstore_conformance.suite import Suite, SuiteCase, root_of, scenario_cases
+from kpstore_conformance.target import AdapterError, adapter_for
 
 __all__ = ["add_arguments", "main"]
 
@@ -61,12 +64,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="only the cases with this id, or that match it by `*` and `?` (no level then); may be repeated",
     )
+    run.add_argument(
+        "--latency",
+        choices=LEVELS,
+        help="measure the latency budgets of up to 10,000 records (quick, the default), 100,000 (full) or all"
+        " (night)",
+    )
+    run.add_argument(
+        "--no-latency",
+        dest="latency",
+        action="store_const",
+        const="none",
+        help="leave out the latency budgets",
+    )
+    run.add_argument(
+        "--baseline", metavar="FILE", help="hold latencies to the ratios that were recorded in this file"
+    )
     run.add_argument("-n", dest="processes", metavar="N", help="run in N processes at once (or `auto`)")
     run.add_argument("-v", "--verbose", action="store_true", help="a line per case, and why one was skipped")
     run.add_argument(
         "-x", "--exitfirst", action="store_true", help="stop at the first failure (no level then)"
     )
     run.set_defaults(run_command=_run)
+
+    baseline = commands.add_parser(
+        "baseline",
+        help="record what the latency budgets cost on this class of machines",
+        description="Measure the latency budgets several times over and record their cost, as multiples of a"
+        " reference, in a file for --baseline.",
+    )
+    baseline.add_argument("--backend", required=True, metavar="NAME|module:callable", help="the backend")
+    baseline.add_argument("--adapter", metavar="module:Class", help="gives the stores of the backend")
+    _add_folders(baseline)
+    baseline.add_argument("--latency", choices=LEVELS[1:], default="quick", help="up to which size")
+    baseline.add_argument("--case", action="append", default=[], metavar="GLOB", help="only those that match")
+    baseline.add_argument("--into", required=True, type=Path, metavar="FILE", help="the file to write into")
+    baseline.set_defaults(run_command=_baseline)
 
     listing = commands.add_parser(
         "list", help="list the cases", description="List the ids of the suite's cases."
@@ -155,6 +188,32 @@ def _run(options: argparse.Namespace) -> int:
     return _in_a_process_of_its_own(_pytest_arguments(options))
 
 
+def _baseline(options: argparse.Namespace) -> int:
+    missing = _missing_folder(options)
+    if missing is not None:
+        return _complain(missing)
+    from kpstore_conformance.latency.recording import record_baseline
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    cases, problems = _suite(options).readable_scenarios()
+    if problems:
+        _print_problems(problems)
+        return USAGE
+    try:
+        recorded = record_baseline(
+            adapter_for(options.backend, options.adapter),
+            [case for case in cases if not options.case or any(matches(g, case.id) for g in options.case)],
+            options.latency,
+            options.into,
+        )
+    except (AdapterError, BaselineError) as error:
+        return _complain(str(error))
+    print(f"{recorded} budgets recorded in {options.into} for {machine_class()}", file=sys.stderr)
+    return 0 if recorded else 1
+
+
 def _in_a_process_of_its_own(arguments: Sequence[str]) -> int:
     """Run pytest with these arguments; the exit status of the command.
 
@@ -204,12 +263,16 @@ def _pytest_arguments(options: argparse.Namespace) -> list[str]:
         *(["-v", "-rs"] if options.verbose else ["-qq"]),
         *(["-x"] if options.exitfirst else []),
         *([f"-k{options.expression}"] if options.expression is not None else []),
-        *(["-pxdist.plugin", f"-n{options.processes}"] if options.processes is not None else []),
+        *(
+            ["-pxdist.plugin", f"-n{options.processes}", "--dist=loadgroup"]
+            if options.processes is not None
+            else []
+        ),
         *(["--kpstore-no-packaged"] if options.no_packaged else []),
         *(f"--kpstore-scenarios={folder.resolve()}" for folder in options.scenarios),
         *(f"--kpstore-case={glob}" for glob in options.case),
     ]
-    for name in ("against", "adapter", "known", "report"):
+    for name in ("against", "adapter", "known", "report", "latency", "baseline"):
         value = getattr(options, name)
         if value is not None:
             arguments.append(f"--kpstore-{name}={value}")

@@ -38,6 +38,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "known": {"metavar": "FILE", "help": "YAML file of the cases that are known to fail, or flaky"},
     "report": {"metavar": "DIR", "help": "write conformance.json and junit.xml into this folder"},
+    "latency": {
+        "choices": ("none", "quick", "full", "night"),
+        "help": "how much of the latency budgets is measured (default: quick)",
+    },
+    "baseline": {"metavar": "FILE", "help": "the ratios that latencies were recorded with on this machine"},
     "case": {
         "action": "append",
         "metavar": "GLOB",
@@ -47,8 +52,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 # A scenario file says `format:` and `scenarios:` at its top; one of them is enough, so that a file in
 # which the other is misspelt is refused rather than overlooked.
-_MARKS = re.compile(rb"^(?:format|scenarios|['\"](?:format|scenarios)['\"])\s*:", re.MULTILINE)
-_BOTH_MARKS = (re.compile(rb"^format\s*:", re.MULTILINE), re.compile(rb"^scenarios\s*:", re.MULTILINE))
+_MARKS = re.compile(
+    rb"^(?:format|scenarios|latency|['\"](?:format|scenarios|latency)['\"])\s*:", re.MULTILINE
+)
+_BOTH_MARKS = (
+    re.compile(rb"^format\s*:", re.MULTILINE),
+    re.compile(rb"^(?:scenarios|latency)\s*:", re.MULTILINE),
+)
 
 
 def is_scenario_file(path: Path, *, strictly: bool = False) -> bool:

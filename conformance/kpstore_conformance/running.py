@@ -21,16 +21,23 @@ from unittest import SkipTest
 
 import pytest
 
-from kpstore import __version__
+from kpstore import KpStoreError, __version__
 from kpstore_conformance.check import DEFAULT_TIMEOUT_S, Check, DifferenceError, module_checks
 from kpstore_conformance.comparison import compare_scenario
 from kpstore_conformance.guard import Guard
 from kpstore_conformance.known import Known, KnownEntry, KnownFileError, load_known, matches
+from kpstore_conformance.latency.baseline import BaselineError, load_baselines
+from kpstore_conformance.latency.bench import Bench, WrongAnswerError
+from kpstore_conformance.latency.judging import LatencyLevel, is_selected
+from kpstore_conformance.latency.statistics import Demand, broken
+from kpstore_conformance.latency.telling import as_plain, as_text
 from kpstore_conformance.plugin import is_scenario_file
 from kpstore_conformance.report import write_reports
-from kpstore_conformance.scenario import Case, CaseResult, Failure, ScenarioFileError, run_case
+from kpstore_conformance.scenario import BudgetCase, Case, CaseResult, Failure, ScenarioFileError, run_case
+from kpstore_conformance.scenario.scope import CaseError
 from kpstore_conformance.scenario.show import redact
 from kpstore_conformance.suite import (
+    Missing,
     Suite,
     SuiteCase,
     checks_folder,
@@ -69,6 +76,7 @@ class CaseRun:
     text: str = ""
     compared: int | None = None
     not_compared: str | None = None
+    latency: dict[str, Any] | None = None
 
 
 class ConformanceRun:
@@ -101,6 +109,13 @@ class ConformanceRun:
             self.backend, self.against = self._facts()
         except AdapterError as error:
             raise pytest.UsageError(str(error)) from error
+        self.latency_level: LatencyLevel = config.getoption("kpstore_latency") or "quick"
+        baseline = config.getoption("kpstore_baseline")
+        try:
+            self._baselines = load_baselines(self.backend.name, None if baseline is None else here / baseline)
+        except BaselineError as error:
+            raise pytest.UsageError(str(error)) from error
+        self._bench: Bench | None = None
         self._outcomes: list[CaseOutcome] = []
         """What the cases gave; of a worker of pytest-xdist, the cases that it ran."""
         self._due: set[str] = set()
@@ -181,15 +196,19 @@ class ConformanceRun:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
-        """Apply --case, and see what anybody else takes away."""
+        """Apply --case and --latency, and see what anybody else takes away. Latency comes last, the cases on
+        one data set one after another.
+        """
         collected = [item for item in items if isinstance(item, CaseItem)]
-        if self._globs:
-            dropped = [
-                item for item in collected if not any(matches(glob, item.case.id) for glob in self._globs)
-            ]
-            if dropped:
-                self._config.hook.pytest_deselected(items=dropped)
-                items[:] = [item for item in items if item not in dropped]
+        dropped = {item for item in collected if not self._is_wanted(item.case)}
+        if dropped:
+            self._config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+        items[:] = sorted((item for item in items if item not in dropped), key=_latency_last)
+        if self._config.pluginmanager.hasplugin("xdist"):
+            for item in collected:
+                if isinstance(item.case.work, BudgetCase):
+                    # One process loads the data sets, and measures undisturbed by another one's measuring.
+                    item.add_marker(pytest.mark.xdist_group("latency"))
         result = yield
         left = {item.case.id for item in items if isinstance(item, CaseItem)} & {
             item.case.id for item in collected
@@ -208,6 +227,11 @@ class ConformanceRun:
             frame = frame.f_back
         if frame.f_globals["__name__"].partition(".")[0] in ("_pytest", "kpstore_conformance"):
             self._deselected |= {item.case.id for item in items if isinstance(item, CaseItem)}
+
+    def _is_wanted(self, case: SuiteCase) -> bool:
+        if isinstance(case.work, BudgetCase) and not is_selected(case.work.level, self.latency_level):
+            return False
+        return not self._globs or any(matches(glob, case.id) for glob in self._globs)
 
     # ---- reports
 
@@ -257,6 +281,11 @@ class ConformanceRun:
         if report.failed:
             self._problems.append(f"cannot be read: {report.nodeid}")
 
+    def pytest_unconfigure(self) -> None:
+        """Remove what the latency cases were measured on."""
+        if self._bench is not None:
+            self._bench.close()
+
     # ---- the verdict
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -289,7 +318,7 @@ class ConformanceRun:
         cases, unreadable = self.suite.readable_cases()
         known_ids = {case.id for case in cases} | {one.case for one in self._outcomes}
         selected = {one.case for one in self._outcomes}
-        whole = all(case.id in selected for case in cases)
+        whole = all(case.id in selected for case in cases if case.kind != "latency")
         if whole:
             # In a selection, a broken file that was not selected is not this run's; no level is granted
             # anyway.
@@ -305,6 +334,7 @@ class ConformanceRun:
             problems=list(dict.fromkeys(self._problems)),
             duration_s=time.perf_counter() - self._start_s,
             against=self.against,
+            latency_level=self.latency_level,
         )
         folder = self._config.getoption("kpstore_report")
         if folder is not None:
@@ -315,7 +345,7 @@ class ConformanceRun:
             except OSError as error:
                 self._reports = [f"NOT WRITTEN: {error}"]
                 return False
-        return self.verdict.passed
+        return self.verdict.passed and self.verdict.latency.passed
 
     def _selected_by(self) -> tuple[object, ...]:
         """The options that leave cases out of a run, or stop it."""
@@ -374,21 +404,61 @@ class ConformanceRun:
             parts.append("--no-packaged")
         if case.root is not None and case.root != packaged_scenarios():
             parts += ["--scenarios", str(case.root)]
+        if isinstance(case.work, BudgetCase):
+            parts += ["--latency", case.work.level]
+            if self._config.getoption("kpstore_baseline"):
+                parts += ["--baseline", self._config.getoption("kpstore_baseline")]
         return shlex.join([*parts, "--case", case.id])
 
-    def execute(self, case: SuiteCase) -> CaseRun:
-        """Run a case on stores of its own."""
-        return asyncio.run(self._execute(case))
+    def missing(self, case: SuiteCase) -> list[Missing]:
+        """What a case needs and the backend does not have."""
+        missing = case.missing(self.backend)
+        if isinstance(case.work, BudgetCase) and not self._demand(case.work).states_anything:
+            missing.append(Missing("limit", self.backend.name))
+        return missing
 
-    async def _execute(self, case: SuiteCase) -> CaseRun:
+    def execute(self, case: SuiteCase) -> CaseRun:
+        """Run a case, on stores of its own unless it measures."""
+        if isinstance(case.work, BudgetCase):
+            return self._latency(case, case.work)
+        return asyncio.run(self._execute(case, case.work))
+
+    def _demand(self, work: BudgetCase) -> Demand:
+        budget, backend = work.budget, self.backend.name
+        return Demand(
+            budget.statistic,
+            budget.limit_ms(backend),
+            budget.growth_at_most(backend),
+            self._baselines.of(work.id),
+        )
+
+    def _latency(self, case: SuiteCase, work: BudgetCase) -> CaseRun:
+        if self._bench is None:
+            self._bench = Bench(self.adapter, self.backend)
+        at, demand = f"{self.shown(case)}:{case.line}", self._demand(work)
+        try:
+            measurement = self._bench.measure(work, demand)
+        except (WrongAnswerError, CaseError, KpStoreError, TimeoutError) as error:
+            summary = f"{type(error).__name__}: {str(error) or 'no end'}"
+            return CaseRun("error", summary, at, f"{case.id}: {summary}\n  {at}\n\n  {self.rerun(case)}")
+        faults = broken(measurement, demand)
+        figures = as_plain(work, measurement, demand, faults)
+        if not faults:
+            return CaseRun("passed", latency=figures)
+        told = [f"  {line}".rstrip() for line in as_text(work, measurement, demand, faults)]
+        text = [f"TOO SLOW {case.id}", f"  {at}", "", *told, "", f"  run it again: {self.rerun(case)}"]
+        summary = "; ".join(fault.text for fault in faults)
+        return CaseRun("failed", summary, at, "\n".join(text), latency=figures)
+
+    async def _execute(self, case: SuiteCase, work: Case | Check) -> CaseRun:
         target = CaseTarget(self.adapter, self.backend.name, against=self._other)
-        timeout_s = case.work.timeout_s if isinstance(case.work, Check) else DEFAULT_TIMEOUT_S
+        timeout_s = work.timeout_s if isinstance(work, Check) else DEFAULT_TIMEOUT_S
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 return await (
-                    self._check(case, case.work, target)
-                    if isinstance(case.work, Check)
-                    else self._scenario(case, case.work, target)
+                    self._check(case, work, target)
+                    if isinstance(work, Check)
+                    else self._scenario(case, work, target)
                 )
         except TimeoutError:
             if not limit.expired():
@@ -523,6 +593,12 @@ class _CheckModule(_RunNode):
         return self._items(SuiteCase.of_check(check) for check in found)
 
 
+def _latency_last(item: pytest.Item) -> tuple[bool, str, int]:
+    if isinstance(item, CaseItem) and isinstance(item.case.work, BudgetCase):
+        return (True, item.case.work.budget.data, item.case.work.records)
+    return (False, "", 0)
+
+
 class CaseItem(pytest.Item):
     """One case. `-k` finds it by its id, its clauses, its tags and what it requires."""
 
@@ -542,7 +618,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the case; raises with the text for a person where that fails the run."""
-        missing = self.case.missing(self._run.backend)
+        missing = self._run.missing(self.case)
         if missing:
             self._note(CaseRun("not_applicable"), 0.0, missing=[(one.kind, one.name) for one in missing])
             backend = self._run.backend.name
@@ -607,6 +683,7 @@ class CaseItem(pytest.Item):
             rerun=self._run.rerun(case) if failed else None,
             compared=ran.compared,
             not_compared=ran.not_compared,
+            latency=ran.latency,
         )
         self._run.note(outcome)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from kpstore_conformance.check import Check, check_modules, module_checks
 from kpstore_conformance.scenario import (
     CLAUSES,
+    BudgetCase,
     Case,
     Problem,
     ScenarioFileError,
@@ -86,13 +87,15 @@ def is_data(path: Path, root: Path) -> bool:
 @dataclass(frozen=True, slots=True)
 class Missing:
     """One thing a case needs and a backend does not have: a capability, an inspector, or being another
-    backend.
+    backend; or a latency budget that states nothing for it.
     """
 
     kind: str
     name: str
 
     def __str__(self) -> str:
+        if self.kind == "limit":
+            return f"states no limit for {self.name}"
         return f"is about {self.name} only" if self.kind == "backend" else f"needs {self.name}"
 
 
@@ -113,7 +116,7 @@ def binds(clause: str, facts: BackendFacts) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SuiteCase:
-    """A case of a scenario, or a check: one thing that runs and has an outcome."""
+    """A case of a scenario or of a latency budget, or a check: one thing that runs and has an outcome."""
 
     id: str
     name: str
@@ -122,7 +125,7 @@ class SuiteCase:
     tags: tuple[str, ...]
     file: Path
     line: int
-    work: Case | Check
+    work: Case | Check | BudgetCase
     root: Path | None = None
     """The folder that a scenario's id starts at."""
 
@@ -142,7 +145,9 @@ class SuiteCase:
 
     @property
     def kind(self) -> str:
-        """`scenario` or `check`."""
+        """`scenario`, `check` or `latency`."""
+        if isinstance(self.work, BudgetCase):
+            return "latency"
         return "check" if isinstance(self.work, Check) else "scenario"
 
     def missing(self, facts: BackendFacts) -> list[Missing]:
@@ -186,6 +191,20 @@ def scenario_cases(path: Path, root: Path) -> tuple[SuiteCase, ...]:
             )
             for case in scenario.cases()
         )
+    found.extend(
+        SuiteCase(
+            id=case.id,
+            name=case.id.removeprefix(prefix),
+            clauses=(),
+            requires=tuple(sorted(case.budget.requires)),
+            tags=tuple(sorted({*case.budget.tags, case.level})),
+            file=file,
+            line=case.budget.line,
+            work=case,
+            root=root,
+        )
+        for case in loaded.budget_cases()
+    )
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from kpstore_conformance.latency.judging import LatencyLevel, LatencyVerdict
 from kpstore_conformance.scenario import CLAUSES
 from kpstore_conformance.suite import Missing, SuiteCase, binds, clause_group
 from kpstore_conformance.target import BackendFacts
@@ -85,6 +86,8 @@ class CaseOutcome:
     rerun: str | None = None
     compared: int | None = None
     not_compared: str | None = None
+    latency: dict[str, Any] | None = None
+    """The figures of a latency budget."""
 
     def to_plain(self) -> dict[str, Any]:
         """As a dict of plain data."""
@@ -101,6 +104,11 @@ class CaseOutcome:
     def executed(self) -> bool:
         """Whether it ran at all."""
         return self.outcome != "not_applicable"
+
+    @property
+    def why_not_applicable(self) -> str:
+        """What it needs and the backend has not, if anything."""
+        return " and ".join(str(Missing(kind, name)) for kind, name in self.missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,7 @@ class Verdict:
     packaged: bool
     problems: tuple[str, ...]
     duration_s: float
+    latency: LatencyVerdict
     against: BackendFacts | None = None
     """The backend that this one was compared with."""
 
@@ -172,7 +181,9 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the run is a success: whatever was to be run was run, and nothing went wrong unforetold."""
+        """Whether whatever was to be run was run, and nothing went wrong unforetold. Latency is another
+        matter: `latency.passed`.
+        """
         return not self.failures and not self.problems
 
     def count(self, *outcomes: str) -> int:
@@ -181,11 +192,7 @@ class Verdict:
 
     def not_applicable(self) -> list[tuple[str, int]]:
         """Why cases were not applicable, and how many for that reason; the most frequent first."""
-        reasons = Counter(
-            " and ".join(str(Missing(kind, name)) for kind, name in one.missing)
-            for one in self.outcomes
-            if not one.executed
-        )
+        reasons = Counter(one.why_not_applicable for one in self.outcomes if not one.executed)
         return _by_frequency(reasons)
 
     @property
@@ -214,6 +221,7 @@ def judge(
     problems: Sequence[str] = (),
     duration_s: float = 0.0,
     against: BackendFacts | None = None,
+    latency_level: LatencyLevel = "quick",
 ) -> Verdict:
     """The verdict on a run.
 
@@ -225,10 +233,20 @@ def judge(
         problems: what else went wrong; each fails the run.
         duration_s: how long the run took.
         against: the backend that its answers were compared with, if they were.
+        latency_level: how much of the latency budgets was to be measured.
     """
-    found = sorted(outcomes, key=lambda one: one.case)
-    all_problems = [*problems, *_twice(found)]
-    if not any(one.executed for one in found):
+    everything = sorted(outcomes, key=lambda one: one.case)
+    found = [one for one in everything if one.kind != "latency"]
+    timed = [one for one in everything if one.kind == "latency"]
+    latency = LatencyVerdict(
+        latency_level,
+        tuple(timed),
+        tuple(one for one in timed if one.outcome in FAILING),
+        sum(case.kind == "latency" for case in suite) - len(timed),
+    )
+    suite = [case for case in suite if case.kind != "latency"]
+    all_problems = [*problems, *_twice(everything)]
+    if not any(one.executed for one in everything):
         all_problems.append("nothing was executed: no case of the selection is applicable to this backend")
     elif against is not None and all(one.compared is None for one in found if one.kind == "scenario"):
         all_problems.append(f"nothing was compared: no scenario that was run applies to {against.name} too")
@@ -253,6 +271,7 @@ def judge(
         problems=tuple(all_problems),
         duration_s=duration_s,
         against=against,
+        latency=latency,
     )
 
 
@@ -344,8 +363,9 @@ def render(
     verdict: Verdict, *, suite_version: str, reports: Sequence[str] = (), width: int = 100
 ) -> list[Line]:
     """The verdict for a person: what, on which backend, how far, and what to do about the rest."""
-    good = {"green": True, "bold": True} if verdict.passed else {"red": True, "bold": True}
-    outcome = "PASSED" if verdict.passed else "FAILED"
+    passed = verdict.passed and verdict.latency.passed
+    good = {"green": True, "bold": True} if passed else {"red": True, "bold": True}
+    outcome = "PASSED" if passed else "FAILED in latency alone" if verdict.passed else "FAILED"
     rule = "─" * min(width, 100)
     backend = verdict.backend
     title = backend.name if backend.name == backend.spec else f"{backend.name} ({backend.spec})"
@@ -363,6 +383,7 @@ def render(
     row("declares", ", ".join(_declared(verdict)) or "no capability")
     row("cases", _counts(verdict))
     row("own rules", *_wrap(sorted(backend.own_methods), width - 17), yellow=True)
+    row("latency", *verdict.latency.told(), **({} if verdict.latency.passed else _RED))
     row("not applicable", *(f"{count} × {reason}" for reason, count in verdict.not_applicable()))
     if verdict.against is not None:
         row("compared with", _comparison(verdict, verdict.against))
@@ -373,6 +394,7 @@ def render(
     row("known failures", *_known(verdict), yellow=True)
     row("problems", *verdict.problems, red=True)
     lines.extend(_failures(verdict))
+    lines.extend(_too_slow(verdict.latency))
     row("reports", *reports)
     row("time", f"{verdict.duration_s:.1f} s")
     lines.append(Line(rule, good))
@@ -477,6 +499,20 @@ def _failures(verdict: Verdict) -> list[Line]:
     again = verdict.failures[0].rerun
     if again is not None:
         lines.append(Line(f"  {'one alone':<15}{again}"))
+    return lines
+
+
+def _too_slow(latency: LatencyVerdict) -> list[Line]:
+    if not latency.failing:
+        return []
+    lines = [Line(f"  {'too slow':<15}{_plural(len(latency.failing), 'budget')}", _RED)]
+    for one in latency.failing[:_SHOWN_FAILURES]:
+        lines.append(Line(f"    ✗ {one.case}", _RED))
+        lines.append(Line(f"      {one.at}: {_clip(one.summary or '')}"))
+    if len(latency.failing) > _SHOWN_FAILURES:
+        lines.append(Line(f"    … and {len(latency.failing) - _SHOWN_FAILURES} more", _RED))
+    if latency.failing[0].rerun is not None:
+        lines.append(Line(f"  {'one alone':<15}{latency.failing[0].rerun}"))
     return lines
 
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from kpstore_conformance.scenario import CLAUSES, load_file
+from kpstore_conformance.scenario.budget import BUDGET_KEYS, BUDGET_NAMES
 from kpstore_conformance.scenario.builders import ENTRY_KEYS, SKILL_KEYS, VOTE_KEYS
-from kpstore_conformance.scenario.document import BUDGET_KEYS, FILE_KEYS, SCENARIO_KEYS
+from kpstore_conformance.scenario.catalogue import DATA_SETS
+from kpstore_conformance.scenario.document import FILE_KEYS, SCENARIO_KEYS
 from kpstore_conformance.scenario.matchers import MATCHERS
 from kpstore_conformance.scenario.steps import GIVEN, MODIFIERS, STEPS
 from kpstore_conformance.scenario.values import CONSTRUCTORS
@@ -88,6 +90,8 @@ WORDS: dict[str, Iterable[str]] = {
     "entry": ENTRY_KEYS,
     "vote": VOTE_KEYS,
     "budget": BUDGET_KEYS,
+    "names of a budget": BUDGET_NAMES,
+    "data sets": DATA_SETS,
 }
 
 

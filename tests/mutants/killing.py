@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from kpstore_conformance.check import Check
-from kpstore_conformance.scenario import run_case
+from kpstore_conformance.scenario import Case, run_case
 from kpstore_conformance.suite import Suite, SuiteCase
 from kpstore_conformance.target import BackendAdapter, BackendFacts, CaseTarget, adapter_for, probe
 
@@ -101,6 +101,7 @@ async def failure_of(case: SuiteCase, adapter: BackendAdapter, name: str, timeou
             if isinstance(case.work, Check):
                 await case.work.run(target)
                 return None
+            assert isinstance(case.work, Case)  # a latency budget proves no clause
             result = await run_case(case.work, target)
             return None if result.failure is None else result.failure.summary
     except TimeoutError:

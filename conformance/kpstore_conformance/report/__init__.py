@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -102,6 +103,10 @@ def as_json(verdict: Verdict, suite: Suite, started: datetime) -> dict[str, Any]
             for one in verdict.clauses
         },
         "cases": [_case(one) for one in verdict.outcomes],
+        "latency": {
+            **verdict.latency.to_json(),
+            "cases": [_budget(one) for one in verdict.latency.outcomes],
+        },
     }
 
 
@@ -114,6 +119,17 @@ def _against(verdict: Verdict) -> dict[str, Any] | None:
         "calls": sum(one.compared or 0 for one in verdict.compared),
         "not_compared": [{"reason": reason, "cases": count} for reason, count in verdict.not_compared()],
     }
+
+
+def _budget(one: CaseOutcome) -> dict[str, Any]:
+    shared = _case(one)
+    return {**{key: shared[key] for key in _BUDGET_KEYS}, "figures": one.latency}
+
+
+_BUDGET_KEYS = (
+    *("case", "file", "line", "requires", "outcome", "duration_s"),
+    *("summary", "at", "missing", "known"),
+)
 
 
 def _case(one: CaseOutcome) -> dict[str, Any]:
@@ -138,25 +154,48 @@ def _case(one: CaseOutcome) -> dict[str, Any]:
 def as_junit(verdict: Verdict, started: datetime) -> bytes:
     """The verdict as JUnit XML: a test case per case, with the file and line of its YAML as properties."""
     root = ElementTree.Element("testsuites", name="kpstore conformance")
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        name=f"kpstore conformance: {verdict.backend.name}",
-        tests=str(len(verdict.outcomes) + len(verdict.problems)),
-        failures=str(verdict.count("failed", "differs", "unexpected_pass")),
-        errors=str(verdict.count("error") + len(verdict.problems)),
-        skipped=str(verdict.count("not_applicable", "known_failing", "flaky_failed")),
-        time=f"{verdict.duration_s:.3f}",
-        timestamp=started.isoformat(timespec="seconds"),
+    suite = _junit_suite(
+        root, f"kpstore conformance: {verdict.backend.name}", verdict.outcomes, started, verdict.duration_s
     )
-    for one in verdict.outcomes:
-        _junit_case(suite, one)
+    suite.set("tests", str(len(verdict.outcomes) + len(verdict.problems)))
+    suite.set("errors", str(verdict.count("error") + len(verdict.problems)))
     for problem in verdict.problems:
         element = ElementTree.SubElement(suite, "testcase", classname="verdict", name=_xml(problem), time="0")
         ElementTree.SubElement(element, "error", message=_xml(problem))
+    if verdict.latency.outcomes:
+        took = sum(one.duration_s for one in verdict.latency.outcomes)
+        _junit_suite(
+            root, f"kpstore latency: {verdict.backend.name}", verdict.latency.outcomes, started, took
+        )
     ElementTree.indent(root)
     text: str = ElementTree.tostring(root, "unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'.encode()
+
+
+def _junit_suite(
+    root: ElementTree.Element,
+    name: str,
+    outcomes: Sequence[CaseOutcome],
+    started: datetime,
+    duration_s: float,
+) -> ElementTree.Element:
+    def count(*wanted: str) -> str:
+        return str(sum(one.outcome in wanted for one in outcomes))
+
+    suite = ElementTree.SubElement(
+        root,
+        "testsuite",
+        name=name,
+        tests=str(len(outcomes)),
+        failures=count("failed", "differs", "unexpected_pass"),
+        errors=count("error"),
+        skipped=count("not_applicable", "known_failing", "flaky_failed"),
+        time=f"{duration_s:.3f}",
+        timestamp=started.isoformat(timespec="seconds"),
+    )
+    for one in outcomes:
+        _junit_case(suite, one)
+    return suite
 
 
 def _junit_case(suite: ElementTree.Element, one: CaseOutcome) -> None:
@@ -179,8 +218,7 @@ def _junit_case(suite: ElementTree.Element, one: CaseOutcome) -> None:
     elif one.outcome == "error":
         ElementTree.SubElement(element, "error", message=text).text = f"{_xml(one.at or '')}: {text}"
     elif one.outcome == "not_applicable":
-        why = " and ".join(str(Missing(kind, name)) for kind, name in one.missing)
-        ElementTree.SubElement(element, "skipped", message=_xml(f"not applicable: {why}"))
+        ElementTree.SubElement(element, "skipped", message=_xml(f"not applicable: {one.why_not_applicable}"))
     elif one.known is not None and one.outcome != "passed":
         ElementTree.SubElement(
             element, "skipped", message=_xml(f"{one.outcome}: {one.known['reason']}: {text}")

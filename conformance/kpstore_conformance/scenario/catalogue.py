@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["CAPABILITIES", "ERRORS", "INSPECTORS", "STORES", "Method", "Parameter"]
+__all__ = ["CAPABILITIES", "DATA_SETS", "ERRORS", "INSPECTORS", "STORES", "DataSet", "Method", "Parameter"]
 
 CAPABILITIES: dict[str, str] = {
     "durable": "what was acknowledged survives close, kill and power loss",
@@ -48,6 +48,19 @@ class Method:
     name: str
     parameters: dict[str, Parameter]
     iterates: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes the store."""
+        return self.name in _WRITING
+
+
+_WRITING = frozenset(
+    {
+        *("create", "create_many", "delete", "upsert", "record_vote", "revoke"),
+        *("consume", "record_429", "log"),
+    }
+)
 
 
 def _method(
@@ -138,3 +151,46 @@ STORES: dict[str, dict[str, Method]] = dict(
         ),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What latencies are measured on: so many records of one store. `record` and `new` say what the names
+    `${record}` and `${new}` stand for.
+    """
+
+    store: str
+    summary: str
+    record: str
+    new: str
+
+
+# The first of a store is the one that its methods are measured on by default.
+DATA_SETS: dict[str, DataSet] = {
+    "skills": DataSet("skills", "skills of about 1 kB", "a `StoredSkill`", "another `StoredSkill`"),
+    "units": DataSet(
+        "knowledge",
+        "knowledge units of 400 to 800 bytes, from 500 agents in 24 domains",
+        "a `StoredKnowledgeUnit`",
+        "another `StoredKnowledgeUnit`",
+    ),
+    "agents": DataSet(
+        "reputation", "agents with a reputation and one entry of history each", "an agent's id", "another id"
+    ),
+    "history": DataSet(
+        "reputation", "changes of one agent's reputation", "the agent's id", "another agent's id"
+    ),
+    "votes": DataSet(
+        "reputation", "votes, ten on each unit", "a `ValidationVote`", "another `ValidationVote`"
+    ),
+    "keys": DataSet("api_keys", "API keys, ten of each agent", "a `NewApiKey`", "the id of another agent"),
+    "buckets": DataSet(
+        "rate_limit", "callers that have taken a token and were refused once", "a caller", "another caller"
+    ),
+    "entries": DataSet(
+        "audit_log",
+        "entries of 500 agents and seven actions",
+        "an `AuditLogEntry`",
+        "the id of another agent",
+    ),
+}

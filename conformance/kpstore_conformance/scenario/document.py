@@ -10,25 +10,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from kpstore_conformance.scenario.budget import (
+    BUDGET_KEYS,
+    BUDGET_NAMES,
+    BUDGET_REQUIRED,
+    Budget,
+    BudgetCase,
+    compile_budget,
+)
 from kpstore_conformance.scenario.catalogue import CAPABILITIES, INSPECTORS
 from kpstore_conformance.scenario.clauses import CLAUSES
-from kpstore_conformance.scenario.scope import CaseError, Context, Scope, describe, nearest
+from kpstore_conformance.scenario.scope import Context, Scope, describe, nearest
 from kpstore_conformance.scenario.show import clip, redact, short
 from kpstore_conformance.scenario.steps import (
     Step,
     checks_something,
-    compile_arguments,
     compile_given,
-    compile_method,
     compile_steps,
 )
 from kpstore_conformance.scenario.values import (
     NAME,
     Value,
-    compile_duration,
-    compile_integer,
     compile_value,
     parse_time,
     refers,
@@ -44,7 +47,7 @@ from kpstore_conformance.scenario.yaml_nodes import (
     plain,
 )
 
-__all__ = ["Budget", "Case", "Scenario", "ScenarioFile", "discover", "load_file"]
+__all__ = ["Case", "Scenario", "ScenarioFile", "discover", "load_file"]
 
 FORMAT = 1
 DEFAULT_CLOCK = "2026-01-15T12:00:00Z"
@@ -59,6 +62,7 @@ FILE_KEYS = {
     "tags": "free words, [a-z0-9-]+",
     "clock": "where the manual clock starts",
     "scenarios": "the scenarios",
+    "latency": "latency budgets",
 }
 SCENARIO_KEYS = {
     "name": "a fact, unique in the file",
@@ -71,30 +75,7 @@ SCENARIO_KEYS = {
     "cases": "a list of mappings of parameters: each is a case",
     "given": "records that are there before the first step",
     "steps": "what is done and expected",
-    "budgets": "latency budgets",
 }
-BUDGET_KEYS = {
-    "operation": "`store.method`",
-    "with": "its arguments",
-    "records": "how many records are stored",
-    "statistic": "p50 or p99",
-    "limits": "the limit per backend: `memory: 1 ms`",
-    "growth": "how the latency may grow",
-}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A promise on latency. Parsed and shown; measuring it is not this engine's task."""
-
-    operation: str
-    arguments: Mapping[str, Any]
-    records: int
-    statistic: str
-    limits_ms: Mapping[str, float]
-    growth_to_records: int | None
-    growth_at_most: float | None
-    line: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,6 @@ class Scenario:
     root: Path
     given: tuple[Step, ...]
     steps: tuple[Step, ...]
-    budgets: tuple[Budget, ...]
     lines: tuple[str, ...] = field(repr=False)
     rows: tuple[_Row, ...] = field(repr=False)
 
@@ -165,7 +145,17 @@ class ScenarioFile:
     title: str
     clauses: frozenset[str]
     scenarios: tuple[Scenario, ...]
+    budgets: tuple[Budget, ...]
     digest: str
+
+    def budget_cases(self) -> list[BudgetCase]:
+        """The cases of its budgets, one per number of records, in the order of the file."""
+        path = _relative(self.path, self.root).with_suffix("").as_posix()
+        return [
+            BudgetCase(f"{path}/{budget.name}[records={records}]", budget, records)
+            for budget in self.budgets
+            for records in budget.records
+        ]
 
 
 def discover(folders: Sequence[Path]) -> list[Path]:
@@ -231,7 +221,7 @@ class _Loader:
 
     def file(self, node: Node, digest: str) -> ScenarioFile | None:
         scope = self._scope
-        found = scope.fields(node, "the file", FILE_KEYS, required=("format", "title", "scenarios"))
+        found = scope.fields(node, "the file", FILE_KEYS, required=("format", "title"))
         if found is None:
             return None
         if "format" in found:
@@ -260,7 +250,40 @@ class _Loader:
                 made = self._scenario(item, names, clauses, requires, tags, clock)
                 if made is not None:
                     scenarios.append(made)
-        return ScenarioFile(self._path, self._root, title, clauses, tuple(scenarios), digest)
+        elif (
+            "latency" not in found and isinstance(node, MapNode) and len(found) == len(node.entries)
+        ):  # a misspelt key is one mistake
+            scope.report(node, "the file: the key `scenarios` is missing, or `latency`")
+        budgets = []
+        if "latency" in found:
+            items = scope.items(found["latency"], "latency")
+            if not items and isinstance(found["latency"], ListNode):
+                scope.report(found["latency"], "there is no budget in `latency`")
+            for item in items:
+                budget = self._budget(item, names, requires, tags)
+                if budget is not None:
+                    budgets.append(budget)
+        return ScenarioFile(self._path, self._root, title, clauses, tuple(scenarios), tuple(budgets), digest)
+
+    def _budget(
+        self, node: Node, names: dict[str, int], requires: frozenset[str], tags: frozenset[str]
+    ) -> Budget | None:
+        scope = self._scope
+        found = scope.fields(node, "a budget", BUDGET_KEYS, required=BUDGET_REQUIRED)
+        if found is None:
+            return None
+        scope.start_scenario(())
+        scope.names = dict.fromkeys(BUDGET_NAMES, "one of the names of a budget")
+        return compile_budget(
+            found,
+            node,
+            scope,
+            name=self._name(found["name"], names) if "name" in found else "",
+            why=scope.text(found["why"], "why") if "why" in found else None,
+            requires=requires
+            | self._words(found.get("requires"), "capability", {**CAPABILITIES, **INSPECTORS}),
+            tags=tags | self._tags(found.get("tags")),
+        )
 
     def _scenario(
         self,
@@ -298,7 +321,6 @@ class _Loader:
             scope.report(
                 found["steps"], "no step checks anything: add `expect`, `error`, `outcomes` or a `compare`"
             )
-        budgets = self._budgets(found["budgets"]) if "budgets" in found else []
         return Scenario(
             name=name,
             why=why,
@@ -311,7 +333,6 @@ class _Loader:
             root=self._root,
             given=tuple(given),
             steps=tuple(steps),
-            budgets=tuple(budgets),
             lines=self._lines,
             rows=tuple(rows),
         )
@@ -462,73 +483,6 @@ class _Loader:
         for name in names:
             taken[name] = first.line if first else node.line
         return rows
-
-    def _budgets(self, node: Node) -> list[Budget]:
-        scope = self._scope
-        budgets: list[Budget] = []
-        for item in scope.items(node, "budgets"):
-            needed = ("operation", "records", "statistic", "limits")
-            found = scope.fields(item, "a budget", BUDGET_KEYS, required=needed)
-            if found is None or any(name not in found for name in needed):
-                continue
-            operation = scope.text(found["operation"], "operation")
-            method = compile_method(operation, found["operation"], scope) if operation else None
-            if method is not None:
-                arguments = found.get("with", MapNode(item.line, item.column, item.line, []))
-                compile_arguments(arguments, method, scope)
-            compile_integer(found["records"], scope, "records")
-            statistic = scope.word(found["statistic"], "statistic", ("p50", "p99"))
-            limits: dict[str, float] = {}
-            if isinstance(found["limits"], MapNode):
-                for key, limit in found["limits"]:
-                    limits[str(key.value)] = self._milliseconds(limit)
-            else:
-                scope.report(
-                    found["limits"],
-                    f"limits must be a mapping such as {{memory: 1 ms}}, not {describe(found['limits'])}",
-                )
-            growth = self._growth(found["growth"]) if "growth" in found else (None, None)
-            budgets.append(
-                Budget(
-                    operation=operation or "",
-                    arguments=plain(found["with"]) if "with" in found else {},
-                    records=plain(found["records"]),
-                    statistic=statistic or "",
-                    limits_ms=limits,
-                    growth_to_records=growth[0],
-                    growth_at_most=growth[1],
-                    line=item.line,
-                )
-            )
-        return budgets
-
-    def _milliseconds(self, node: Node) -> float:
-        before = len(self._scope.problems)
-        value = compile_duration(node, self._scope, "a limit")
-        if len(self._scope.problems) > before:
-            return 0.0
-        try:
-            duration = value.build(Context(self._path.parent, lambda: datetime.fromisoformat(DEFAULT_CLOCK)))
-        except CaseError as error:
-            self._scope.report(node, error.message)
-            return 0.0
-        return float(duration.total_seconds() * 1000)
-
-    def _growth(self, node: Node) -> tuple[int | None, float | None]:
-        names = ("to_records", "at_most")
-        found = self._scope.fields(node, "growth", names, required=names)
-        if found is None or len(found) < 2:
-            return None, None
-        numbers: list[Any] = []
-        for name in names:
-            number = plain(found[name])
-            if not isinstance(number, (int, float)) or isinstance(number, bool) or number <= 0:
-                self._scope.report(
-                    found[name], f"{name} must be a number above 0, not {describe(found[name])}"
-                )
-                return None, None
-            numbers.append(number)
-        return int(numbers[0]), float(numbers[1])
 
 
 def _saved_names(node: Node) -> Iterator[str]:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kpstore_conformance.scenario.budget import BUDGET_KEYS, BUDGET_REQUIRED, STATISTICS
 from kpstore_conformance.scenario.builders import BUILDERS
-from kpstore_conformance.scenario.catalogue import CAPABILITIES, ERRORS, INSPECTORS, STORES, Method
+from kpstore_conformance.scenario.catalogue import CAPABILITIES, DATA_SETS, ERRORS, INSPECTORS, STORES, Method
 from kpstore_conformance.scenario.clauses import CLAUSES
-from kpstore_conformance.scenario.document import BUDGET_KEYS, DEFAULT_CLOCK, FILE_KEYS, FORMAT, SCENARIO_KEYS
+from kpstore_conformance.scenario.document import DEFAULT_CLOCK, FILE_KEYS, FORMAT, SCENARIO_KEYS
 from kpstore_conformance.scenario.matchers import MATCHERS
 from kpstore_conformance.scenario.steps import (
     CALL_MODIFIERS,
@@ -208,19 +209,36 @@ def _error() -> dict[str, Any]:
     return {"anyOf": [name, _object(parts, ["class"])]}
 
 
+def _by_backend(limit: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [limit, {"type": "object", "minProperties": 1, "additionalProperties": limit}]}
+
+
+def _budget_call(more: Mapping[str, Any]) -> dict[str, Any]:
+    calls = _calls()
+    return _object({**calls, **more}, anyOf=[{"required": [name]} for name in calls])
+
+
 def _budget() -> dict[str, Any]:
+    size = {"type": "integer", "minimum": 1}
+    saving = _budget_call({"save": _described(_modifiers()["save"], MODIFIERS["save"])})
+    expecting = _budget_call({"expect": _described(_ref("matcher"), MODIFIERS["expect"])})
     schemas: dict[str, Any] = {
-        "operation": {"enum": list(_calls())},
-        "with": {"type": "object"},
-        "records": {"type": "integer", "minimum": 0},
-        "statistic": {"enum": ["p50", "p99"]},
-        "limits": {"type": "object", "additionalProperties": _TEXT},
-        "growth": _object(
-            {"to_records": {"type": "integer"}, "at_most": {"type": "number"}}, ["to_records", "at_most"]
-        ),
+        "name": {"type": "string", "minLength": 1},
+        "why": _TEXT,
+        "requires": _common()["requires"],
+        "tags": _common()["tags"],
+        "data": {"anyOf": [_described({"const": name}, data.summary) for name, data in DATA_SETS.items()]},
+        "records": {"anyOf": [size, {"type": "array", "minItems": 1, "items": size}]},
+        "before": {"type": "array", "minItems": 1, "items": saving},
+        "measure": {"type": "array", "minItems": 1, "items": expecting},
+        "after": {"type": "array", "minItems": 1, "items": expecting},
+        "statistic": {"enum": list(STATISTICS), "default": STATISTICS[0]},
+        "at_most": _by_backend(_TEXT),
+        "growth": _by_backend({"type": "number", "minimum": 1}),
     }
     keys = {name: _described(schemas[name], text) for name, text in BUDGET_KEYS.items()}
-    return _object(keys, ["operation", "records", "statistic", "limits"])
+    stated = [{"required": ["at_most"]}, {"required": ["growth"]}]
+    return _object(keys, BUDGET_REQUIRED, anyOf=stated)
 
 
 def _common() -> dict[str, Any]:
@@ -248,7 +266,6 @@ def _scenario() -> dict[str, Any]:
         },
         "given": {"type": "array", "items": _ref("given")},
         "steps": _ref("steps"),
-        "budgets": {"type": "array", "items": _ref("budget")},
     }
     keys = {name: _described(schemas[name], text) for name, text in SCENARIO_KEYS.items()}
     return _object(keys, ["name", "steps"])
@@ -261,10 +278,12 @@ def make_schema() -> dict[str, Any]:
         "format": {"const": FORMAT},
         "title": {"type": "string", "minLength": 1},
         "scenarios": {"type": "array", "minItems": 1, "items": _ref("scenario")},
+        "latency": {"type": "array", "minItems": 1, "items": _ref("budget")},
     }
     root = _object(
         {name: _described(top[name], text) for name, text in FILE_KEYS.items()},
-        ["format", "title", "scenarios"],
+        ["format", "title"],
+        anyOf=[{"required": ["scenarios"]}, {"required": ["latency"]}],
     )
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

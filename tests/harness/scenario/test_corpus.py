@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness.scenario import corpus
-from kpstore_conformance.scenario import Case, ScenarioFileError, load_file
+from kpstore_conformance.scenario import BudgetCase, Case, ScenarioFileError, load_file
 from kpstore_conformance.scenario.matchers import MATCHERS
 from kpstore_conformance.scenario.steps import GIVEN, MODIFIERS, STEPS
 from kpstore_conformance.scenario.values import CONSTRUCTORS
@@ -17,7 +17,7 @@ REFUSED = sorted((corpus.HERE / "refused").glob("*.yaml"))
 WORDS = sorted({*MATCHERS, *CONSTRUCTORS, *STEPS, *MODIFIERS, *GIVEN})
 
 
-def case_id(case: Case) -> str:
+def case_id(case: Case | BudgetCase) -> str:
     return case.id
 
 
@@ -35,6 +35,16 @@ def test_a_case_that_must_fail_fails_as_it_says(case: Case) -> None:
     assert result.failure is not None
     assert corpus.settled(f"{result.outcome}: {result.failure.summary}") == case.scenario.why
     assert "Traceback" not in result.failure.render(rerun=None)
+
+
+@pytest.mark.parametrize("case", corpus.budget_cases("pass"), ids=case_id)
+def test_a_budget_that_must_be_kept_is(case: BudgetCase) -> None:
+    assert corpus.measure(case) == ""
+
+
+@pytest.mark.parametrize("case", corpus.budget_cases("fail"), ids=case_id)
+def test_a_budget_that_must_be_broken_is_broken_as_it_says(case: BudgetCase) -> None:
+    assert corpus.settled(corpus.measure(case)) == case.budget.why
 
 
 def test_the_whole_text_of_a_failure_is_as_recorded() -> None:

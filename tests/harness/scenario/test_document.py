@@ -102,21 +102,56 @@ def test_a_scenario_adds_to_what_its_file_says(tmp_path: Path) -> None:
     assert (second.requires, second.clock.year) == (frozenset(), 2026)
 
 
+BUDGET = """\
+format: 1
+title: t
+tags: [mine]
+requires: [durable]
+latency:
+  - name: a search by a word
+    records: [10, 20000, 200000]
+    measure:
+      - knowledge.search: {query: "${record.id}"}
+      - knowledge.search: {query: x}
+    at_most: {memory: 500 us, default: 1 s}
+    growth: 3
+  - name: nightly
+    data: history
+    records: 10
+    tags: [night]
+    statistic: p50
+    measure: [reputation.get: {agent_id: "${record}"}]
+    growth: {memory: 2}
+"""
+
+
 def test_budgets_are_read(tmp_path: Path) -> None:
-    text = steps(
-        "    budgets:\n"
-        "      - operation: skills.search\n"
-        "        with: {query: x}\n"
-        "        records: 10\n"
-        "        statistic: p50\n"
-        "        limits: {memory: 500 us}\n"
-    )
-    (budget,) = load(tmp_path, text).scenarios[0].budgets
-    assert (budget.operation, budget.arguments, budget.limits_ms) == (
-        "skills.search",
-        {"query": "x"},
-        {"memory": 0.5},
-    )
+    path = tmp_path / "latency" / "knowledge.yaml"
+    path.parent.mkdir()
+    path.write_text(BUDGET)
+    file = load_file(path, root=tmp_path)
+    assert file.scenarios == ()
+    search, nightly = file.budgets
+    assert (search.data, search.records, search.statistic) == ("units", (10, 20000, 200000), "p99")
+    assert (search.method.store, search.method.name) == ("knowledge", "search")
+    assert [search.limit_ms(name) for name in ("memory", "sqlite")] == [0.5, 1000]
+    assert [search.growth_at_most(name) for name in ("memory", "sqlite")] == [3, 3]
+    assert search.tags == {"mine"}
+    assert search.requires == {"durable"}
+    assert (nightly.data, nightly.statistic, nightly.line) == ("history", "p50", 13)
+    assert (nightly.limit_ms("memory"), nightly.growth_at_most("sqlite")) == (None, None)
+    assert [(case.id, case.level) for case in file.budget_cases()] == [
+        ("latency/knowledge/a search by a word[records=10]", "quick"),
+        ("latency/knowledge/a search by a word[records=20000]", "full"),
+        ("latency/knowledge/a search by a word[records=200000]", "night"),
+        ("latency/knowledge/nightly[records=10]", "night"),
+    ]
+
+
+def test_a_backend_may_be_called_as_its_author_likes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(BUDGET.replace("{memory: 2}", "{sqlite3: 2, memory2: 2, mine: 2}"))
+    assert load_file(path).budgets[1].growth_at_most("sqlite3") == 2
 
 
 def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:

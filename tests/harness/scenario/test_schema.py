@@ -74,9 +74,57 @@ def test_a_sound_document_is_accepted() -> None:
         {"steps": [{"skills.search": {}, "outcomes": []}]},
         {"steps": [{"expect": 1}]},
         {"given": [{"skil": {}}]},
-        {"budgets": [{"operation": "skills.find"}]},
     ],
     ids=str,
 )
 def test_a_mistake_is_seen(changes: dict[str, Any]) -> None:
     assert list(VALIDATOR.iter_errors(document(**changes)))
+
+
+def budget(**changes: Any) -> dict[str, Any]:
+    sound = {"name": "n", "records": 10, "measure": [{"skills.search": {}}], "at_most": {"memory": "1 ms"}}
+    return {"format": 1, "title": "t", "latency": [{**sound, **changes}]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"records": [10, 100], "growth": 2, "data": "units", "statistic": "p50"},
+        {"at_most": "1 ms", "before": [{"skills.search": {}, "save": "page"}]},
+    ],
+    ids=str,
+)
+def test_a_sound_budget_is_accepted(changes: dict[str, Any]) -> None:
+    assert list(VALIDATOR.iter_errors(budget(**changes))) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recrods": 10},
+        {"records": 0},
+        {"records": []},
+        {"measure": [{"skills.find": {}}]},
+        {"measure": [{"advance": "1 s"}]},
+        {"measure": [{"skills.search": {}, "save": "page"}]},
+        {"data": "skillz"},
+        {"statistic": "p95"},
+        {"at_most": {}},
+        {"growth": 0.5},
+        {"clauses": ["GEN-2"]},
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_budget_is_seen(changes: dict[str, Any]) -> None:
+    assert list(VALIDATOR.iter_errors(budget(**changes)))
+
+
+def test_a_budget_states_something() -> None:
+    document = budget()
+    del document["latency"][0]["at_most"]
+    assert list(VALIDATOR.iter_errors(document))
+
+
+def test_a_file_has_scenarios_or_budgets() -> None:
+    assert list(VALIDATOR.iter_errors({"format": 1, "title": "t"}))

@@ -1,0 +1,52 @@
+"""Records baselines: what `kpstore conformance baseline` does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from kpstore_conformance.latency.baseline import record
+from kpstore_conformance.latency.bench import Bench
+from kpstore_conformance.latency.judging import LatencyLevel, is_selected
+from kpstore_conformance.latency.statistics import Demand, Gate, ratios
+from kpstore_conformance.scenario import BudgetCase
+from kpstore_conformance.suite import SuiteCase
+from kpstore_conformance.target import BackendAdapter, probe
+
+__all__ = ["PASSES", "RUNS", "record_baseline"]
+
+RUNS = 3
+"""The median of three runs is recorded: one that was disturbed from its start to its end does not count."""
+
+PASSES = 20
+"""The passes of each: so many that more of them find little that is quieter."""
+
+
+def record_baseline(
+    adapter: BackendAdapter, cases: Iterable[SuiteCase], level: LatencyLevel, into: Path
+) -> int:
+    """Measure the latency budgets among the cases and write their ratios; gives how many there were.
+
+    Raises:
+        AdapterError: the backend cannot be opened.
+        BaselineError: the file is there and is none of baselines.
+    """
+    facts = asyncio.run(probe(adapter))
+    works = [
+        case.work
+        for case in cases
+        if isinstance(case.work, BudgetCase)
+        and is_selected(case.work.level, level)
+        and not case.missing(facts)
+    ]
+    found: dict[str, list[dict[Gate, float]]] = {}
+    with closing(Bench(adapter, facts)) as bench:
+        for work in sorted(works, key=lambda work: (work.budget.data, work.records)):
+            print(work.id, file=sys.stderr)
+            found[work.id] = [ratios(bench.measure(work, Demand(), passes=PASSES)) for _ in range(RUNS)]
+    if found:
+        record(into, facts.name, found)
+    return len(found)

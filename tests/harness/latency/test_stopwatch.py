@@ -1,0 +1,85 @@
+"""The stopwatch: what it takes off, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from kpstore_conformance.latency.stopwatch import StopWatch
+
+TELLS = Path("/proc/thread-self/schedstat").exists()
+
+
+@pytest.fixture(params=[False, True], ids=["in loop", "hops"])
+def watch(request: pytest.FixtureRequest) -> Iterator[StopWatch]:
+    made = StopWatch(hops=request.param)
+    made.look_for_threads()
+    yield made
+    made.close()
+
+
+async def test_a_call_that_waits_for_something_is_timed_whole(watch: StopWatch) -> None:
+    """A store that waits for the disk or the network is slow, whoever has the processor meanwhile."""
+
+    async def sleeps() -> str:
+        await asyncio.sleep(0.02)
+        return "done"
+
+    took_ns, result = await watch.time(sleeps)
+    assert result == "done"
+    assert took_ns >= 19_000_000
+
+
+async def test_a_call_that_works_is_timed_whole(watch: StopWatch) -> None:
+    async def works() -> None:
+        end = time.thread_time_ns() + 10_000_000
+        while time.thread_time_ns() < end:
+            pass
+
+    took_ns, _ = await watch.time(works)
+    assert took_ns >= 9_500_000
+
+
+async def test_work_on_another_thread_is_timed_whole() -> None:
+    def works() -> None:
+        end = time.thread_time_ns() + 10_000_000
+        while time.thread_time_ns() < end:
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        watch = StopWatch(hops=True)
+        watch.look_for_threads()
+        loop = asyncio.get_running_loop()
+        took_ns, _ = await watch.time(lambda: loop.run_in_executor(pool, works))
+        watch.close()
+    assert took_ns >= 9_500_000
+
+
+@pytest.mark.skipif(not TELLS, reason="this system does not tell how long a thread waited")
+async def test_time_without_a_processor_is_taken_off(watch: StopWatch) -> None:
+    """Beside eight busy processes 30 ms of work take far more than that, of which the store knows nothing."""
+
+    async def works() -> int:
+        start, end = time.perf_counter_ns(), time.thread_time_ns() + 30_000_000
+        while time.thread_time_ns() < end:
+            pass
+        return time.perf_counter_ns() - start
+
+    hogs = [subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        found = [await watch.time(works) for _ in range(5)]
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    walls = [wall_ns for _, wall_ns in found]
+    assert max(walls) > 45_000_000, "the processors were not busy"
+    # What is left is the work, and what the machine below us took.
+    assert min(took_ns for took_ns, _ in found) < 40_000_000

@@ -87,7 +87,7 @@ def outcomes(document: dict[str, Any]) -> dict[str, str]:
     return {case["case"]: case["outcome"] for case in document["latency"]["cases"]}
 
 
-def test_a_fast_backend_keeps_its_budgets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fast_backend_keeps_its_budgets(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status, document = run(folder)
     assert status == 0
     assert document["latency"]["verdict"] == "passed"
@@ -107,11 +107,11 @@ def test_a_fast_backend_keeps_its_budgets(folder: Path, capsys: pytest.CaptureFi
     assert figures["operation"] == "skills.get_by_id"
     assert 0 < figures["p50_ms"] <= figures["p99_ms"] < 10
     assert [case["kind"] for case in document["cases"]] == ["scenario"]
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "latency        PASSED · 2 of 2 kept · quick: up to 10,000 records" in shown
 
 
-def test_a_slow_backend_is_slow_and_right(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_backend_is_slow_and_right(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     backend = "slow_backend:open_store"
     text = (folder / "mine" / "fast.yaml").read_text()
     # It calls itself memory, as the stores that it is made from.
@@ -129,7 +129,7 @@ def test_a_slow_backend_is_slow_and_right(folder: Path, capsys: pytest.CaptureFi
     case = document["latency"]["cases"][0]
     assert case["figures"]["broken"] == ["limit"]
     assert case["summary"].endswith("the limit is 10 ms")
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "FAILED in latency alone" in shown
     assert "latency        FAILED · 1 of 2 kept" in shown
     assert "← the limit" in shown
@@ -144,16 +144,16 @@ def test_a_slow_backend_is_slow_and_right(folder: Path, capsys: pytest.CaptureFi
     assert suites["kpstore latency: memory"].get("failures") == "1"
 
 
-def test_left_out_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_is_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status, document = run(folder, "--no-latency", backend="slow_backend:open_store")
     assert status == 0
     assert document["latency"]["verdict"] == "left out"
     assert document["latency"]["counts"]["not_selected"] == 3
-    assert "LEFT OUT (--no-latency) · 3 not selected" in capsys.readouterr().out
+    assert "LEFT OUT (--no-latency) · 3 not selected" in capfd.readouterr().out
 
 
 def test_a_backend_for_which_nothing_is_stated_is_counted(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status, document = run(folder, backend="sqlite")
     assert status == 0
@@ -161,7 +161,7 @@ def test_a_backend_for_which_nothing_is_stated_is_counted(
         "fast/by its id[records=20]": "not_applicable",
         "fast/that it is gone[records=20]": "passed",
     }
-    assert "not measured: 1 × states no limit for sqlite" in capsys.readouterr().out
+    assert "not measured: 1 × states no limit for sqlite" in capfd.readouterr().out
 
 
 def test_the_larger_ones_are_measured_when_asked_for(folder: Path) -> None:

@@ -945,3 +945,68 @@ def a_unit_stays_with_its_first_agent(stores: AllStores) -> None:
         return [e async for e in stores.knowledge.scan() if first.get(e.id) == agent_id]
 
     patch(stores.knowledge, create=mutated_create, get_by_agent_id=mutated)
+
+
+# Indexes ------------------------------------------------------------------------
+
+
+@mutant("KNOW-4")
+def replaced_units_stay_under_their_old_words(stores: AllStores) -> None:
+    """The search index is told of new units, and not of new texts of old ones."""
+    index: Any = stores.knowledge._index._grams  # type: ignore[attr-defined]
+    put = index.put
+
+    def mutated(position: int, text: bytes) -> None:
+        if index._texts.get(position) is None:
+            put(position, text)
+
+    patch(index, put=mutated)
+
+
+@mutant("KNOW-4")
+def a_frequent_string_is_looked_for_where_it_was_found_first(stores: AllStores) -> None:
+    """A string whose documents are known as a set is not added to when more documents come."""
+    index: Any = stores.knowledge._index._grams  # type: ignore[attr-defined]
+    extend = index._extend
+
+    def forgetful(node: int) -> Any:
+        yield from extend(node)
+        frozen.add(node)
+
+    frozen: set[int] = set()
+    post = index._post
+
+    def posting(nodes: Any, documents: Any, adds: bool, is_deepest: bool) -> Any:
+        kept = {node: index._postings[node].copy() for node in frozen}
+        yield from post(nodes, documents, adds, is_deepest)
+        for node, members in kept.items():
+            index._postings[node] = members
+
+    patch(index, _extend=forgetful, _post=posting)
+
+
+@mutant("PAGE-3")
+def a_replaced_unit_is_ranked_by_its_old_quality(stores: AllStores) -> None:
+    """The order of pages is not told when a unit comes with another quality."""
+    order: Any = stores.knowledge._index._order  # type: ignore[attr-defined]
+    add = order.add
+    first: dict[int, int] = {}
+
+    def mutated(position: int, key: int) -> None:
+        add(position, first.setdefault(position, key))
+
+    patch(order, add=mutated)
+
+
+@mutant("KNOW-3", base="sqlite")
+def the_index_of_a_handle_follows_only_a_few_changes(stores: AllStores) -> None:
+    """A search brings the index up to date with the first 20 of the changes since the last one."""
+    index: Any = stores.knowledge._index  # type: ignore[attr-defined]
+    apply = index._apply_changes
+
+    def mutated(db: Any, limit: int) -> bool:
+        apply(db, 20)
+        index._seen = db.execute("SELECT COALESCE(MAX(number), 0) FROM document_changes").fetchone()[0]
+        return True
+
+    patch(index, _apply_changes=mutated)

@@ -1,21 +1,25 @@
-"""Totals and deep pages of a log and a leaderboard long enough for a backend to count otherwise than one by
-one are those of the records, also after the clock went back and scores changed.
+"""Totals and deep pages of searches, of a log and of a leaderboard, where there is so much of each that a
+backend counts otherwise than one by one, are those of the records.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from kpstore import AllStores
+from kpstore import AllStores, Capability
+from kpstore_conformance import dataset
 from kpstore_conformance.check import Lab, check
 
 # Log entries, and agents. The SQLite backend closes a block of entries every 512 on average, and parts its
 # leaderboard at 8192 agents.
 ENTRIES = 5000
 AGENTS = 9000
+# Knowledge units. From 256 on, both backends find them by an index.
+UNITS = 3000
 _AT_ONCE = 250
 
 
@@ -107,3 +111,85 @@ async def _compare_board(stores: AllStores, dice: random.Random) -> None:
         assert page.total == AGENTS
         names = [record.agent_id for record in page.data]
         assert names == [record.agent_id for record in ranked[offset : offset + 20]], f"from {offset} on"
+
+
+@check(
+    clauses=["KNOW-3", "KNOW-4", "KNOW-5", "PAGE-1", "PAGE-3"],
+    name="searches of thousands of units agree with the units",
+)
+async def many_units(lab: Lab) -> None:
+    """Of 3,000 units, while hundreds are replaced, deleted and added, each search's total and page are those
+    of the units that it must find, whatever it asks for; so they are by another handle, where one can be.
+    """
+    stores = await lab.open()
+    handles = [stores]
+    if Capability.MULTI_PROCESS in stores.capabilities:
+        handles.append(await lab.open())
+    dice = random.Random(2)  # noqa: S311  # as above
+    units = list(dataset.units(UNITS, seed=7))
+    assert await stores.knowledge.create_many(units) == UNITS
+    known = {unit.id: unit.unit for unit in units}  # in the order of first insertion
+    fresh = dataset.units(UNITS, seed=8)
+    for _ in range(8):
+        for _ in range(60):
+            entry = next(fresh)
+            action = dice.random()
+            if action < 0.3:
+                gone = dice.choice(list(known))
+                del known[gone]
+                assert await dice.choice(handles).knowledge.delete(gone)
+                continue
+            if action < 0.7:
+                kind = entry.unit["@type"]
+                id = dice.choice([one for one, unit in known.items() if unit["@type"] == kind])
+                entry = replace(entry, id=id, unit=entry.unit | {"id": id})
+            known[entry.id] = entry.unit
+            await dice.choice(handles).knowledge.create(entry)
+        for handle in handles:
+            await _compare_units(handle, known, dice)
+
+
+async def _compare_units(stores: AllStores, known: dict[str, Any], dice: random.Random) -> None:
+    for _ in range(12):
+        text = dice.choice([*_texts(dice.choice(list(known.values()))), "of the", "the", "e", " "])
+        begin = dice.randrange(len(text))
+        asked: dict[str, Any] = {
+            "query": dice.choice([None, text[begin : begin + dice.randint(1, 12)].upper()]),
+            "domain": dice.choice([None, None, dice.choice(dataset.DOMAINS)]),
+            "types": dice.choice([None, None, ["ExpertSOP"], ["ReasoningTrace", "ToolCallPattern"]]),
+            "min_quality": dice.choice([None, 0.5, 0.8]),
+        }
+        found = [id for id, unit in known.items() if _is_match(unit, **asked)]
+        found.sort(key=lambda id: -known[id]["metadata"]["quality_score"])
+        for offset in (0, dice.randrange(len(found) + 1)):
+            page = await stores.knowledge.search(**asked, offset=offset, limit=20)
+            assert (page.total, [entry.id for entry in page.data]) == (
+                len(found),
+                found[offset : offset + 20],
+            ), f"search({asked}, offset={offset})"
+
+
+def _texts(unit: dict[str, Any]) -> list[str]:
+    match unit["@type"]:
+        case "ReasoningTrace":
+            return [unit["task"]["objective"], *(step["content"] for step in unit["steps"])]
+        case "ToolCallPattern":
+            return [unit["name"], unit["description"]]
+        case _:
+            return [unit["name"], unit["domain"]]
+
+
+def _is_match(
+    unit: dict[str, Any],
+    query: str | None,
+    domain: str | None,
+    types: list[str] | None,
+    min_quality: float | None,
+) -> bool:
+    metadata = unit["metadata"]
+    return (
+        (query is None or any(query.casefold() in text.casefold() for text in _texts(unit)))  # it is ASCII
+        and domain in (None, metadata["task_domain"])
+        and (types is None or unit["@type"] in types)
+        and (min_quality is None or metadata["quality_score"] >= min_quality)
+    )

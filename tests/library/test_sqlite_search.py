@@ -1,0 +1,174 @@
+"""The search index of a SQLite handle: what it does where it is not up to date, and cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kpstore_conformance import dataset
+
+from kpstore import AllStores, DataCorruptionError, Settings, StoredSkill, create_store
+from kpstore.backends.sqlite import search
+
+NOW = dataset.START
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(sqlite_path=str(tmp_path / "kpstore.db"))
+
+
+@pytest.fixture
+async def stores(settings: Settings) -> AsyncIterator[AllStores]:
+    async with create_store("sqlite", settings=settings) as opened:
+        yield opened
+
+
+def skill(id: str, name: str = "n", quality: float = 0.5, **more: Any) -> StoredSkill:
+    return StoredSkill(
+        id=id,
+        name=name,
+        description="",
+        content="",
+        quality_score=quality,
+        created_at=NOW,
+        updated_at=NOW,
+        **more,
+    )
+
+
+def index_of(stores: AllStores, store: str = "skills") -> search.SearchIndex:
+    found: search.SearchIndex = getattr(stores, store)._index
+    return found
+
+
+async def indexed(stores: AllStores) -> None:
+    """Search until the index answers."""
+    for _ in range(200):
+        await stores.skills.search(query="n")
+        if index_of(stores)._is_whole:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the index was never built")
+
+
+async def names(stores: AllStores, **asked: Any) -> list[str]:
+    return [found.id for found in (await stores.skills.search(**asked)).data]
+
+
+async def test_the_first_search_reads_the_rows_and_the_next_ones_the_index(stores: AllStores) -> None:
+    await stores.skills.create(skill("a"))
+    assert not index_of(stores).is_kept
+    assert await names(stores, query="n") == ["a"]
+    await indexed(stores)
+    stores.skills._search_rows = None  # type: ignore[attr-defined]  # which nothing calls any more
+    await stores.skills.create(skill("b", quality=0.9, tags=("t",), domain="d"))
+    assert await names(stores, query="n") == ["b", "a"]
+    assert await names(stores, tags=["T"], domain="D") == ["b"]
+
+
+async def test_another_handles_changes_are_seen_at_once(stores: AllStores, settings: Settings) -> None:
+    await stores.skills.create(skill("a"))
+    await indexed(stores)
+    async with create_store("sqlite", settings=settings) as other:
+        await other.skills.create(skill("b", quality=0.7))
+        assert await names(stores) == ["b", "a"]
+        await other.skills.create(skill("a", name="other", quality=0.8))
+        assert await names(stores) == ["a", "b"]
+        assert await names(stores, query="other") == ["a"]
+        await other.skills.delete("b")
+        assert await names(stores) == ["a"]
+
+
+async def test_an_index_that_missed_too_much_is_built_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_KEPT", 10)  # before the triggers are made
+    async with (
+        create_store("sqlite", settings=settings) as stores,
+        create_store("sqlite", settings=settings) as other,
+    ):
+        await stores.skills.create(skill("a"))
+        await indexed(stores)
+        for number in range(50):
+            await other.skills.create(skill(f"b{number}"))
+        with closing(sqlite3.connect(settings.sqlite_path)) as db:
+            assert db.execute("SELECT COUNT(*) FROM document_changes").fetchone() == (10,)
+        assert (await stores.skills.search(query="n")).total == 51
+        await indexed(stores)
+        assert (await stores.skills.search(query="n")).total == 51
+
+
+async def test_more_changes_than_one_search_applies_are_found_all_the_same(
+    stores: AllStores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_AT_ONCE", 5)
+    await stores.skills.create(skill("a"))
+    await indexed(stores)
+    async with create_store("sqlite", settings=settings) as other:
+        await other.skills.create_many([skill(f"b{number}") for number in range(100)])
+    assert (await stores.skills.search(query="n")).total == 101
+    await indexed(stores)
+    assert (await stores.skills.search(query="n")).total == 101
+
+
+async def test_rows_that_went_behind_the_triggers_are_no_ghosts(
+    stores: AllStores, settings: Settings
+) -> None:
+    await stores.skills.create_many([skill("a"), skill("b")])
+    await indexed(stores)
+    with closing(sqlite3.connect(settings.sqlite_path)) as db:
+        db.execute("DROP TRIGGER skills_delete_is_noted")
+        db.execute("DELETE FROM skills WHERE id = 'a'")
+        db.commit()
+    assert await names(stores) == ["b"]
+
+
+async def test_a_row_that_cannot_be_read_concerns_only_those_who_find_it(
+    stores: AllStores, settings: Settings
+) -> None:
+    await stores.skills.create_many([skill("a"), skill("b", name="other")])
+    await indexed(stores)
+    with closing(sqlite3.connect(settings.sqlite_path)) as db:
+        db.execute("UPDATE skills SET quality = 'high', body = '{' WHERE id = 'a'")
+        db.commit()
+    for _ in range(3):  # by the index, without it, and while it is built
+        assert await names(stores, query="other") == ["b"]
+        with pytest.raises(DataCorruptionError):
+            await names(stores, query="n")
+
+
+async def test_a_store_that_is_filled_is_indexed_before_it_is_searched(stores: AllStores) -> None:
+    await stores.knowledge.create_many(list(dataset.units(1500)))
+    index = index_of(stores, "knowledge")
+    assert index._is_whole
+    assert index._index is not None
+    assert index._index.pending == 0
+    page = await stores.knowledge.search(query="the", limit=0)
+    expected = sum("the" in str(unit.unit).lower() for unit in dataset.units(1500))
+    assert 0 < page.total <= expected
+
+
+async def test_a_large_file_gets_no_index_until_it_is_searched(settings: Settings) -> None:
+    async with create_store("sqlite", settings=settings) as stores:
+        await stores.skills.create_many([skill(str(number)) for number in range(2000)])
+    async with create_store("sqlite", settings=settings) as stores:
+        for number in range(600):
+            await stores.skills.create(skill(f"new {number}"))
+        assert not index_of(stores).is_kept
+        assert (await stores.skills.search(query="n")).total == 2600
+        assert index_of(stores).is_kept or stores.skills._indexing is not None  # type: ignore[attr-defined]
+
+
+async def test_a_store_closes_while_its_index_is_built(settings: Settings) -> None:
+    async with create_store("sqlite", settings=settings) as stores:
+        await stores.skills.create_many([skill(str(number)) for number in range(900)])
+    stores = await create_store("sqlite", settings=settings)
+    await stores.skills.search(query="n")
+    await stores.close()
+    assert stores.skills._indexing is None  # type: ignore[attr-defined]

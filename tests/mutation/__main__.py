@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
+import sys
 
 from mutation import campaign
 from mutation.baseline import BACKENDS, take_baseline
@@ -40,6 +42,8 @@ def main() -> int:
     summary = commands.add_parser("summary", help="the score, and what has no explanation")
     summary.add_argument("files", nargs="*")
     given = parser.parse_args()
+    # So that the workers, and their mutants, are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if given.command == "baseline":
         given_backends = [(name, given.case) for name in BACKENDS]
         with multiprocessing.get_context("spawn").Pool(len(BACKENDS)) as pool:

@@ -65,8 +65,11 @@ class Result:
     tried: int = 0
 
 
-def import_what_kpstore_needs() -> None:
-    """In the process that all others are forked from; none of these imports kpstore."""
+def prepare_worker() -> None:
+    """Make this the process that mutants are forked from: it imports what kpstore needs, but not kpstore, and
+    takes its mutant with it when it is ended.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name in ("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "sortedcontainers", "yaml"):
         importlib.import_module(name)
     assert "kpstore" not in sys.modules
@@ -167,6 +170,7 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         os.write(writing, json.dumps(what).encode() + b"\n")
 
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):

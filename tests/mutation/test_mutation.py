@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 from mutation.generating import ROOT
-from mutation.running import Result, Step, import_what_kpstore_needs, run_mutant
+from mutation.running import Result, Step, prepare_worker, run_mutant
 
 _FILE = "kpstore/stores/rate_limit.py"
 _STEPS = [
@@ -19,7 +19,7 @@ def _run(old: str, new: str, steps: list[Step] = _STEPS) -> Result:
     source = original.replace(old, new)
     assert source != original
     # In a process with one thread, which the worker of a parallel test run is not.
-    with multiprocessing.get_context("spawn").Pool(1, import_what_kpstore_needs) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, prepare_worker) as pool:
         return pool.apply(run_mutant, (_FILE, source, steps, 2.0))
 
 

@@ -711,3 +711,14 @@ async def test_a_file_in_the_middle_of_a_checkpoint_opens(tmp_path: Path) -> Non
 
     async with create_store("sqlite", settings=Settings(sqlite_path=str(killed))) as reopened:
         assert (await reopened.skills.search(limit=0)).total == 50
+
+
+async def test_a_file_that_is_in_no_log_mode_is_opened_read_and_closed(tmp_path: Path) -> None:
+    # As one is that was killed while its close() was erasing what had been deleted.
+    settings = Settings(sqlite_path=str(tmp_path / "kpstore.db"))
+    async with create_store("sqlite", settings=settings):
+        pass
+    with closing(sqlite3.connect(settings.sqlite_path)) as db:
+        assert db.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    async with create_store("sqlite", settings=settings) as stores:
+        assert (await stores.skills.search()).total == 0

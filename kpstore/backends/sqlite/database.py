@@ -173,6 +173,9 @@ class Database:
                         f"{self._context.location}: SQLite cannot use its write-ahead log here ({mode}); "
                         "put the file on a local disk"
                     )
+                # The switch alone does not open the log: this connection would not be among those using it,
+                # and the last of the others to close would remove it.
+                _patiently(lambda: db.execute("PRAGMA user_version").fetchone())
             if not is_ready:
                 _begin(db, monotonic() + BUSY_TIMEOUT_S)
                 with _all_or_nothing(db):

@@ -59,7 +59,7 @@ def _native_bytes() -> int:
         return 0
     allocated: _Allocated = _mallinfo2()
     total: int = allocated.uordblks + allocated.hblkhd
-    return total
+    return total - tracemalloc.get_tracemalloc_memory()  # whose books grow with what it has seen
 
 
 def _usage(threads: int = 0) -> Usage:

@@ -197,7 +197,8 @@ class Database:
         )
         try:
             db.execute("PRAGMA query_only = ON")
-            db.execute("SELECT 1 FROM erasure").fetchone()  # opens the file and its log
+            # Opens the file and its log, which another handle may be making at this moment.
+            _patiently(lambda: db.execute("SELECT 1 FROM erasure").fetchone())
         except BaseException:
             db.close()
             raise

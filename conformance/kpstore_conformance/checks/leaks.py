@@ -48,6 +48,8 @@ database is 50,000.
 _ENTRIES = 400
 _ENTRY_BYTES = 20
 """The least was 2.5 for a bucket, a refusal and an audit entry together; the smallest of them is 100."""
+_ENTRY_NATIVE_BYTES = 100
+"""The least was up to 34, books of `tracemalloc` again; a row of the smallest with its index is 150."""
 
 
 def _assert_flat(usages: list[dict[str, int]], what: str, **allowed: float) -> None:
@@ -109,7 +111,9 @@ async def expired_leaves_memory(lab: Lab) -> None:
     memory as others come.
     """
     usages = await _measured(lab, "forget_again_and_again", entries=_ENTRIES, times=_TIMES, is_reopened=False)
-    _assert_flat(usages, f"{_ENTRIES} callers", bytes=_ENTRIES * _ENTRY_BYTES, native=_ENTRIES * _ENTRY_BYTES)
+    _assert_flat(
+        usages, f"{_ENTRIES} callers", bytes=_ENTRIES * _ENTRY_BYTES, native=_ENTRIES * _ENTRY_NATIVE_BYTES
+    )
 
 
 @check(
@@ -126,6 +130,6 @@ async def expired_leaves_the_disk(lab: Lab) -> None:
         usages,
         f"{_ENTRIES} callers",
         bytes=_ENTRIES * _ENTRY_BYTES,
-        native=_ENTRIES * _ENTRY_BYTES,
+        native=_ENTRIES * _ENTRY_NATIVE_BYTES,
         disk=_ENTRIES * _ENTRY_BYTES,
     )

@@ -13,29 +13,6 @@ U = TypeVar("U")
 SLICE_S = 0.0005  # a longer slice makes every other task's turn late
 # Bytes that are decoded without a look at the watch: about 0.2 ms.
 _AT_ONCE_BYTES = 64 * 1024
-_PER_LOOK = 64  # items between two looks at the watch, which costs as much as an item
-
-
-async def select(
-    items: Iterable[T], matches: Callable[[T], bool], offset: int, limit: int
-) -> tuple[list[T], int]:
-    """The page of the items that match, and how many match in all.
-
-    `items` must not change meanwhile: a list of the caller's own.
-    """
-    found: list[T] = []
-    total = 0
-    end = offset + limit
-    until = perf_counter() + SLICE_S
-    for number, item in enumerate(items):
-        if matches(item):
-            if offset <= total < end:
-                found.append(item)
-            total += 1
-        if number % _PER_LOOK == 0 and perf_counter() > until:
-            await asyncio.sleep(0)
-            until = perf_counter() + SLICE_S
-    return found, total
 
 
 async def in_slices(items: Iterable[T], act: Callable[[T], None]) -> None:

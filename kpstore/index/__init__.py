@@ -8,8 +8,24 @@ them waits or keeps a thread: whoever owns an index calls it from one thread at 
 
 from kpstore.index.documents import DocumentIndex, text_of
 from kpstore.index.facets import Facets
+from kpstore.index.frames import Frame, packed, unpacked
 from kpstore.index.grams import GramIndex
 from kpstore.index.order import Order, integer_key, quality_key
 from kpstore.index.pages import Pages
+from kpstore.index.texts import KeptTexts, Texts
 
-__all__ = ["DocumentIndex", "Facets", "GramIndex", "Order", "Pages", "integer_key", "quality_key", "text_of"]
+__all__ = [
+    "DocumentIndex",
+    "Facets",
+    "Frame",
+    "GramIndex",
+    "KeptTexts",
+    "Order",
+    "Pages",
+    "Texts",
+    "integer_key",
+    "packed",
+    "quality_key",
+    "text_of",
+    "unpacked",
+]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from array import array
+from collections.abc import Generator, Iterable, Iterator
 
+import numpy as np
 from pyroaring import BitMap
 
-from kpstore.index.facets import Facets
+from kpstore.index.facets import BLOCK_BITS, Facets
+from kpstore.index.frames import FORMAT, Documents, Frame, Head, Names, Nodes
 from kpstore.index.grams import SEPARATOR, GramIndex
 from kpstore.index.order import Order, quality_key
+from kpstore.index.texts import Texts
 from kpstore.stores.documents import Document, DocumentQuery
 
 _SEPARATOR = bytes((SEPARATOR,))
@@ -26,11 +30,14 @@ class DocumentIndex:
 
     A facet is a value that documents have in common, such as a domain; its name begins with a letter that
     tells what it is. All methods are quick: `work` does what takes longer, whenever there is time.
+
+    Args:
+        texts: where the texts of the documents are; by default, they are kept in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Texts | None = None) -> None:
         self._order = Order()
-        self._grams = GramIndex()
+        self._grams = GramIndex(texts=texts)
         self._facets = Facets()
         self._many_tags: dict[int, frozenset[str]] = {}  # of documents with more than have a facet each
 
@@ -50,7 +57,7 @@ class DocumentIndex:
         """Remove a document; nothing happens if there is none."""
         if position in self._facets:
             self._forget(position)
-            self._grams.remove(position)
+        self._grams.remove(position)
 
     def _forget(self, position: int) -> None:
         self._order.remove(position)
@@ -104,6 +111,73 @@ class DocumentIndex:
     def work(self, seconds: float) -> bool:
         """Go on with what was put off, for about that long; whether there is more to do."""
         return self._grams.work(seconds)
+
+    # Outside memory -----------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._order.members)
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether `work` is not amid something."""
+        return not self._grams.is_at_work
+
+    def save(self) -> Iterator[Frame]:
+        """The index as it is when this begins. Documents may change meanwhile, but `work` has to wait.
+
+        One that changes may be saved as it was, as it is or in part: it is to be put again, or removed, from
+        the index that is loaded. Frames are 0.1 to 1 ms of work, and at most 1 MB but for rare ones.
+        """
+        yield Head(
+            format=FORMAT,
+            indexed=self._grams.believed.serialize(),
+            again=BitMap(self._many_tags).serialize(),
+            laid_out_for=self._grams.laid_out_for,
+        )
+        members = self._order.members
+        for number in range((members.max() >> BLOCK_BITS) + 1 if members else 0):
+            first = number << BLOCK_BITS
+            positions = list(self._order.members & BitMap(range(first, first + (1 << BLOCK_BITS))))
+            if positions:
+                facets = [self._facets.of(position) for position in positions]
+                yield Documents(
+                    positions=np.array(positions, np.uint32).tobytes(),
+                    keys=array("Q", map(self._order.key, positions)).tobytes(),
+                    ends=np.cumsum([len(ids) for ids in facets]).astype(np.uint32).tobytes(),
+                    facets=b"".join(ids.tobytes() for ids in facets),
+                )
+        yield from self._grams.save()
+        yield from self._facets.save_names()
+
+    @classmethod
+    def load(
+        cls, frames: Iterator[Frame], texts: Texts | None = None
+    ) -> Generator[None, None, tuple[DocumentIndex, BitMap]]:
+        """An index that was saved, and the documents that have to be put into it again.
+
+        It yields where others may have their turn. Raises `ValueError` for frames that are not to be read.
+        """
+        index = cls(texts)
+        head = next(frames, None)
+        if not isinstance(head, Head) or head.format != FORMAT:
+            raise ValueError("a search index of another format")
+        believed = BitMap.deserialize(head.indexed)
+        index._grams.begin(believed.copy(), head.laid_out_for)
+        positions, keys = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)]
+        for frame in frames:
+            match frame:
+                case Documents():
+                    positions.append(np.frombuffer(frame.positions, np.uint32))
+                    keys.append(np.frombuffer(frame.keys, np.uint64))
+                    ends, ids = (np.frombuffer(part, np.uint32) for part in (frame.ends, frame.facets))
+                    index._facets.load(positions[-1], ends, ids)
+                case Nodes():
+                    index._grams.load(frame)
+                case Names():
+                    index._facets.load_names(frame)
+            yield
+        yield from index._order.fill(np.concatenate(positions), np.concatenate(keys))
+        return index, index._order.members - believed | BitMap.deserialize(head.again)
 
 
 def _names(document: Document) -> Iterable[str]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
+import numpy as np
 from pyroaring import BitMap
 
+from kpstore.index.arrays import PAIR_BITS, Positions, grouped
+from kpstore.index.frames import Names
 from kpstore.index.pages import Pages
 
 _SHARDS = 64
+BLOCK_BITS = 10
+"""Documents that are equal without so many of their lowest bits are packed together."""
+_PER_FRAME = 1000  # names
 
 
 class Facets:
@@ -20,17 +27,29 @@ class Facets:
         self._names: Pages[str] = Pages()  # by id
         self._members: Pages[BitMap] = Pages()  # by id
         self._next_id = 0
-        self._of: Pages[bytes] = Pages()  # by document: the ids of its facets
+        # By document: the ids of its facets. Of those that were loaded, by block: the documents, where the
+        # ids of each end, and the ids.
+        self._of: Pages[bytes] = Pages()
+        self._packed: dict[int, tuple[Positions, Positions, Positions]] = {}
+        self._in_packed = BitMap()
 
     def __contains__(self, position: int) -> bool:
-        return self._of.get(position) is not None
+        return position in self._in_packed or self._of.get(position) is not None
+
+    def of(self, position: int) -> array[int]:
+        """The ids of the facets of a document that is there."""
+        if position not in self._in_packed:
+            return array("I", self._of[position])
+        positions, ends, ids = self._packed[position >> BLOCK_BITS]
+        at = int(np.searchsorted(positions, position))
+        return array("I", ids[ends[at - 1] if at else 0 : ends[at]].tobytes())
 
     def _shard(self, name: str) -> dict[str, int]:
         return self._ids[hash(name) >> 20 & _SHARDS - 1]
 
     def add(self, position: int, names: Iterable[str]) -> None:
         """Add a document that is not there."""
-        ids = array("Q", (self._id(name) for name in names))
+        ids = array("I", (self._id(name) for name in names))
         for id in ids:
             self._members[id].add(position)
         self._of[position] = ids.tobytes()
@@ -46,15 +65,53 @@ class Facets:
 
     def remove(self, position: int) -> None:
         """Remove a document that is there."""
-        for id in memoryview(self._of.pop(position)).cast("Q"):
+        for id in self.of(position):
             members = self._members[id]
             members.discard(position)
             if not members:
-                name = self._names.pop(id)
-                del self._shard(name)[name]
                 self._members.pop(id)
+                name = self._names.get(id)
+                if name is not None:
+                    self._names.pop(id)
+                    del self._shard(name)[name]
+        if position in self._in_packed:
+            self._in_packed.discard(position)
+        else:
+            self._of.pop(position)
 
     def having(self, names: Iterable[str]) -> BitMap:
         """The documents that have one of these facets; a set of the caller's own."""
         ids = (self._shard(name).get(name) for name in names)
         return BitMap.union(BitMap(), *(self._members[id] for id in ids if id is not None))
+
+    def save_names(self) -> Iterator[Names]:
+        """The names of all facets: what `of` says of documents is saved before them."""
+        known = iter([(id, name) for shard in self._ids for name, id in shard.items()])
+        while chunk := list(islice(known, _PER_FRAME)):
+            yield Names(
+                ids=np.array([id for id, _ in chunk], np.uint32).tobytes(),
+                names=[name.encode("utf-8", "surrogatepass") for _, name in chunk],
+            )
+
+    def load_names(self, names: Names) -> None:
+        """Take some of the names that were saved."""
+        for id, name in zip(np.frombuffer(names.ids, np.uint32).tolist(), names.names, strict=True):
+            text = name.decode("utf-8", "surrogatepass")
+            if self._members.get(id) is None:
+                self._members[id] = BitMap()
+            self._names[id] = text
+            self._shard(text)[text] = id
+            self._next_id = max(self._next_id, id + 1)
+
+    def load(self, positions: Positions, ends: Positions, ids: Positions) -> None:
+        """Take the documents of one block that were saved: the ids of each, one after another."""
+        self._packed[int(positions[0]) >> BLOCK_BITS] = positions, ends, ids
+        self._in_packed.update(positions.tolist())
+        lengths = np.diff(ends, prepend=0)
+        for id, members in grouped(ids.astype(np.int64) << PAIR_BITS | np.repeat(positions, lengths)):
+            known = self._members.get(id)
+            if known is None:
+                self._members[id] = BitMap(members)
+            else:
+                known.update(members)
+            self._next_id = max(self._next_id, id + 1)

@@ -12,17 +12,20 @@ Source: the multigram index of J. Cho and S. Rajagopalan, "A Fast Regular Expres
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from kpstore.index.pages import PAGE_BITS, Pages
+from kpstore.index.arrays import PAIR_BITS, Ints, Pairs, grouped
+from kpstore.index.frames import Nodes
+from kpstore.index.postings import BLOCK, Postings
+from kpstore.index.texts import KeptTexts, Texts
 
 SEPARATOR = 0xFF
 """The byte between two texts of one document. No UTF-8 has it, so no query matches across it."""
@@ -44,19 +47,19 @@ _PER_TURN = 256
 # node when it has filled up means to read its documents again, which costs as much as all the rest.
 _MANY = 8192
 _SAMPLE = 2048
+# Documents that were replaced or removed leave all postings together, which takes 0.4 us a posting: when so
+# many are replaced, each of which every query looks through until then; or so many in all. A share of the
+# nodes, so that one document's share of the work is the same however many there are.
+_FEWEST_STALE = 64
+_NODES_PER_REPLACED, _NODES_PER_STALE = 1000, 100
 # Room for the trie of some 200,000 documents, since a table that grows is copied while others wait:
 # 100,000 take 220,000 nodes, of which 48,000 are extended.
 _NODES, _ROWS = 1 << 20, 1 << 16
 _ROOT = 1  # its row
 _END = bytes((SEPARATOR,))
-_NONE: dict[int, bytes] = {}
 
 Turns: TypeAlias = Generator[None, None, None]
 """Work in steps of less than a millisecond: between any two of them, others may have their turn."""
-
-_Ints: TypeAlias = NDArray[np.int32]
-_Pairs: TypeAlias = NDArray[np.int64]  # a node or a byte, and a document in the lower bits
-_PAIR_BITS = 32
 
 
 @dataclass(slots=True, frozen=True)
@@ -70,58 +73,69 @@ class _Found:
 class GramIndex:
     """Texts by position.
 
-    What was put or removed lately is *pending*: not yet in the trie, and looked through by each query. `work`
-    moves it there.
+    What was put lately is *pending*: not yet in the trie, and looked through by each query. `work` moves it
+    there. What was replaced or removed is *stale*: the postings still have it, and no query heeds them.
 
     Args:
         bound: how large a posting gets before it is extended; by default, what suits the number of documents.
+        texts: where the texts are; by default, they are kept in memory.
     """
 
-    def __init__(self, bound: int | None = None) -> None:
+    def __init__(self, bound: int | None = None, texts: Texts | None = None) -> None:
         self._fixed_bound = bound
-        self._texts: Pages[bytes] = Pages()
-        # What the postings say of pending documents: the text that they had, None where they had none.
-        self._old: dict[int, bytes | None] = {}
-        self._pending = BitMap()  # those documents
-        self._recent: dict[int, bytes] = {}  # the texts that pending documents have now
+        self._texts = KeptTexts() if texts is None else texts
+        self._in_trie = BitMap()
+        self._stale = BitMap()  # of these
+        self._hidden = BitMap()  # those of which the postings are not to be believed
+        # The texts of pending documents: of those that are not in the trie, and of those that are stale.
+        self._new: dict[int, bytes] = {}
+        self._replaced: dict[int, bytes] = {}
         self._watchers: list[set[int]] = []
         self._job: Turns | None = None
-        self._indexed = 0
         self._laid_out_for = 0  # documents
         self._overfull: list[int] = []
         # Nodes: 0 is the root, which is nobody's child, so that 0 stands for "no child" too.
         self._nodes = 1
-        self._strings: Pages[bytes] = Pages()
-        self._postings: Pages[BitMap] = Pages()
-        self._strings[0], self._postings[0] = b"", BitMap()
+        self._parent: Ints = np.zeros(1, np.int32)
+        self._letter: NDArray[np.uint8] = np.zeros(1, np.uint8)  # by which it extends its parent's string
+        self._postings = Postings()
         # Of each node that is extended, its row in the table of children; 0 of the others.
-        self._row_of: _Ints = np.zeros(1, np.int32)
-        self._node_of: _Ints = np.zeros(2, np.int32)
-        self._children: _Ints = np.zeros((2, 256), np.int32)  # by row and next byte
+        self._row_of: Ints = np.zeros(1, np.int32)
+        self._node_of: Ints = np.zeros(2, np.int32)
+        self._children: Ints = np.zeros((2, 256), np.int32)  # by row and next byte
         self._rows = 1
+        self._postings[0] = BitMap()
         self._add_row(0)
 
     # Documents ----------------------------------------------------------------
 
     @property
     def pending(self) -> int:
-        """How many documents `work` still has to look at."""
-        return len(self._old)
+        """How many documents `work` has to look at."""
+        return len(self._new) + (len(self._stale) if self._has_many_stale else 0)
 
     def put(self, position: int, text: bytes) -> None:
         """Set a document's text, or replace it."""
-        if position not in self._old:
-            self._old[position] = self._texts.get(position)
-            self._pending.add(position)
-        self._texts[position] = self._recent[position] = text
+        self._new.pop(position, None)
+        if position in self._in_trie:
+            self._stale.add(position)
+            self._replaced[position] = text
+        else:
+            self._new[position] = text
+        self._hidden.add(position)
+        self._texts.put(position, text)
         self._changed(position)
 
     def remove(self, position: int) -> None:
-        """Remove a document that is there."""
-        text = self._texts.pop(position)
-        if self._recent.pop(position, None) is None:
-            self._old[position] = text
-            self._pending.add(position)
+        """Remove a document, if it is there."""
+        self._new.pop(position, None)
+        self._replaced.pop(position, None)
+        if position in self._in_trie:
+            self._stale.add(position)
+            self._hidden.add(position)
+        else:
+            self._hidden.discard(position)
+        self._texts.remove(position)
         self._changed(position)
 
     def _changed(self, position: int) -> None:
@@ -141,59 +155,64 @@ class GramIndex:
         self._watchers.append(changed)
         try:
             found = self._candidates(query)
-            documents = found.documents - self._pending
+            documents = found.documents - self._hidden
             if within is not None:
-                documents = documents & within
+                documents &= within
             if not found.is_exact:
                 documents = BitMap((yield from self._verified(query, documents)))
-            recent = yield from self._recent_with(query)
-            if recent:
-                documents = documents | (recent if within is None else recent & within)
+            recent = BitMap((yield from self._recent_with(query)))
+            if within is not None:
+                recent &= within
+            documents |= recent
         finally:
             self._watchers = [one for one in self._watchers if one is not changed]
-        if changed:
-            documents = documents.copy()
         for position in changed:
             documents.discard(position)
-            if query in (self._texts.get(position) or b""):
-                documents.add(position)
+        if changed:
+            documents.update(self._texts.containing(query, list(changed)))
         return documents
 
-    def _recent_with(self, query: bytes) -> Generator[None, None, BitMap]:
-        if len(self._recent) <= _PER_TURN:
-            return BitMap([position for position, text in self._recent.items() if query in text])
-        return BitMap((yield from self._verified(query, list(self._recent))))
-
-    def _verified(self, query: bytes, candidates: Iterable[int]) -> Generator[None, None, list[int]]:
+    def _verified(self, query: bytes, candidates: BitMap) -> Generator[None, None, list[int]]:
         """The candidates whose text contains the query; one that has gone meanwhile does not."""
         found: list[int] = []
         rest = iter(candidates)
-        page = self._texts.page
         while chunk := list(islice(rest, _PER_TURN)):
-            # The dearest loop of all: what `get` does is written out.
-            found += [each for each in chunk if query in page(each >> PAGE_BITS, _NONE).get(each, b"")]
+            found += self._texts.containing(query, chunk)
             if len(chunk) == _PER_TURN:
                 yield
         return found
 
+    def _recent_with(self, query: bytes) -> Generator[None, None, list[int]]:
+        """The pending documents whose text contains the query."""
+        found: list[int] = []
+        for texts in (self._new, self._replaced):
+            if len(texts) <= _PER_TURN:
+                found += [position for position, text in texts.items() if query in text]
+                continue
+            rest = iter(list(texts))
+            while chunk := list(islice(rest, _PER_TURN)):
+                found += [position for position in chunk if query in texts.get(position, b"")]
+                yield
+        return found
+
     def _candidates(self, query: bytes) -> _Found:
-        """The documents in the trie that contain the query, and perhaps others; none of the pending ones."""
-        postings: list[BitMap] = []
+        """The documents in the trie that contain the query, and perhaps others; of the hidden ones, any."""
+        nodes: set[int] = set()
         children, row_of = self._children, self._row_of
         for start in range(min(len(query), _STARTS)):
-            row, node = _ROOT, 0
+            row, node, depth = _ROOT, 0, 0
             for byte in query[start : start + _MAX_DEPTH]:
                 node = children.item(row, byte)
                 if node == 0:  # nowhere
                     return _Found(BitMap(), True)
                 row = row_of.item(node)
+                depth += 1
                 if row == 0:
                     break
-            if self._strings[node] == query:
-                return _Found(self._postings[node], True)
-            postings.append(self._postings[node])
-        postings.sort(key=len)
-        # An intersection of one, since the caller may change what it gets.
+            if depth == len(query):
+                return _Found(self._postings.get(node), True)
+            nodes.add(node)
+        postings = sorted(map(self._postings.get, nodes), key=len)
         return _Found(BitMap.intersection(*postings[:_SMALLEST]), False)
 
     # Work ---------------------------------------------------------------------
@@ -203,49 +222,63 @@ class GramIndex:
         until = perf_counter() + seconds
         while True:
             if self._job is None:
-                if not self._old:
+                if self._has_many_stale:
+                    self._job = self._purge()
+                elif self._new:
+                    self._job = self._take_in()
+                else:
                     return False
-                self._job = self._take_in()
             try:
                 next(self._job)
             except StopIteration:
                 self._job = None
             if perf_counter() >= until:
-                return self._job is not None or bool(self._old)
+                return self._job is not None or bool(self._new) or self._has_many_stale
+
+    @property
+    def _has_many_stale(self) -> bool:
+        sets = self._postings.sets
+        return len(self._replaced) >= max(_FEWEST_STALE, sets // _NODES_PER_REPLACED) or (
+            len(self._stale) >= max(_FEWEST_STALE, sets // _NODES_PER_STALE)
+        )
+
+    def _purge(self) -> Turns:
+        """Take the stale documents out of all postings."""
+        going = self._stale.copy()
+        yield from self._postings.without(going)
+        self._stale -= going
+        self._in_trie -= going
+        for position in going:
+            text = self._replaced.pop(position, None)
+            if text is None:
+                self._hidden.discard(position)
+            else:
+                self._new[position] = text
+                self._changed(position)  # for a query that has looked there before
 
     def _take_in(self) -> Turns:
-        """Put some of the pending documents into the trie."""
-        taken: dict[int, bytes | None] = {}
-        gone: dict[int, bytes] = {}
+        """Put some of the new documents into the trie."""
+        if len(self._new) > _MANY and len(self._in_trie) + len(self._new) > 2 * self._laid_out_for:
+            yield from self._lay_out()
         come: dict[int, bytes] = {}
         size = 0
-        for position, old in self._old.items():
-            new = taken[position] = self._recent.get(position)
-            if old is not None:
-                gone[position] = old
-                size += len(old)
-            if new is not None:
-                come[position] = new
-                size += len(new)
+        for position, text in self._new.items():
+            come[position] = text
+            size += len(text)
             if size >= _CHUNK_BYTES:
                 break
-        if len(self._recent) > _MANY and self._indexed + len(self._recent) > 2 * self._laid_out_for:
-            yield from self._lay_out()
-        yield from self._spread(gone, adds=False)
-        yield from self._spread(come, adds=True)
-        self._indexed += len(come) - len(gone)
-        for position, new in taken.items():
-            if self._recent.get(position) is new:
-                del self._old[position]
-                self._recent.pop(position, None)
-                self._pending.discard(position)
-            else:  # it was changed again meanwhile
-                self._old[position] = new
+        self._in_trie.update(come)
+        yield from self._spread(come)
+        for position in come:
+            if position not in self._stale:  # or it was changed again meanwhile
+                del self._new[position]
+                self._hidden.discard(position)
+                self._changed(position)  # for a query that began without the trie's knowing it
         while self._overfull:
             yield from self._extend(self._overfull.pop())
 
-    def _spread(self, texts: dict[int, bytes], *, adds: bool) -> Turns:
-        """Add documents to all postings of their texts, or take them out."""
+    def _spread(self, texts: dict[int, bytes]) -> Turns:
+        """Add documents to all postings of their texts."""
         if not texts:
             return
         data = np.frombuffer(b"".join(text + _END for text in texts.values()), np.uint8)
@@ -258,16 +291,15 @@ class GramIndex:
             depth = 0
             while len(at):
                 depth += 1
-                if adds:
-                    self._add_missing(row, data[at])
+                self._add_missing(row, data[at])
                 node = self._children[row, data[at]]
-                yield from self._post(node, documents[at], adds, is_deepest=depth == _MAX_DEPTH)
+                yield from self._post(node, documents[at], is_deepest=depth == _MAX_DEPTH)
                 yield
                 row, at = self._row_of[node], at + 1
                 goes_on = (row > 0) & (data[at] != SEPARATOR)
                 row, at = row[goes_on], at[goes_on]
 
-    def _add_missing(self, row: _Ints, byte: NDArray[np.uint8]) -> None:
+    def _add_missing(self, row: Ints, byte: NDArray[np.uint8]) -> None:
         """Make the nodes that have no place in the trie yet."""
         missing = self._children[row, byte] == 0
         for place in np.unique(row[missing].astype(np.int64) << 8 | byte[missing]).tolist():
@@ -276,31 +308,38 @@ class GramIndex:
     def _add_node(self, parent: int, byte: int, posting: BitMap) -> int:
         node = self._nodes
         self._nodes += 1
-        self._strings[node] = self._strings[parent] + bytes((byte,))
+        self._make_room(self._nodes)
+        self._parent[node], self._letter[node] = parent, byte
         self._postings[node] = posting
-        if node == len(self._row_of):
-            self._row_of = _grown(self._row_of, _NODES)
         self._children[self._row_of[parent], byte] = node
         return node
 
+    def _make_room(self, nodes: int) -> None:
+        if nodes > len(self._row_of):
+            room = max(nodes, _NODES)
+            self._row_of = _grown(self._row_of, room)
+            self._parent = _grown(self._parent, room)
+            self._letter = _grown(self._letter, room)
+
     def _add_row(self, node: int) -> None:
-        if self._rows == len(self._node_of):
-            self._node_of = _grown(self._node_of, _ROWS)
-            self._children = _grown(self._children, _ROWS)
+        self._make_room_for_rows(self._rows + 1)
         self._row_of[node] = self._rows
         self._node_of[self._rows] = node
         self._rows += 1
 
-    def _post(self, nodes: _Ints, documents: NDArray[np.int64], adds: bool, is_deepest: bool) -> Turns:
-        """Change the postings of the nodes: `documents[i]` contains the string of `nodes[i]`."""
-        postings, bound = self._postings, self._bound
-        groups = _grouped(nodes.astype(np.int64) << _PAIR_BITS | documents)
+    def _make_room_for_rows(self, rows: int) -> None:
+        if rows > len(self._node_of):
+            room = max(rows, _ROWS)
+            self._node_of = _grown(self._node_of, room)
+            self._children = _grown(self._children, room)
+
+    def _post(self, nodes: Ints, documents: NDArray[np.int64], *, is_deepest: bool) -> Turns:
+        """Add to the postings of the nodes: `documents[i]` contains the string of `nodes[i]`."""
+        own, bound = self._postings.own, self._bound
+        groups = grouped(nodes.astype(np.int64) << PAIR_BITS | documents)
         while chunk := list(islice(groups, _PER_TURN)):
             for node, members in chunk:
-                posting = postings[node]
-                if not adds:
-                    posting.difference_update(BitMap(members))
-                    continue
+                posting = own(node)
                 posting.update(members)
                 if len(posting) > bound and not is_deepest and not self._row_of.item(node):
                     self._overfull.append(node)
@@ -308,22 +347,30 @@ class GramIndex:
 
     @property
     def _bound(self) -> int:
-        return self._fixed_bound or _bound_for(self._indexed)
+        return self._fixed_bound or _bound_for(len(self._in_trie))
+
+    def _string(self, node: int) -> bytes:
+        letters = bytearray()
+        while node:
+            letters.append(self._letter.item(node))
+            node = self._parent.item(node)
+        letters.reverse()
+        return bytes(letters)
 
     def _lay_out(self) -> Turns:
-        """Extend the nodes that will be too large when all that is pending is in the trie."""
-        total = self._laid_out_for = self._indexed + len(self._recent)
+        """Extend the nodes that will be too large when all that is new is in the trie."""
+        total = self._laid_out_for = len(self._in_trie) + len(self._new)
         trial = GramIndex(max(4, _bound_for(total) * _SAMPLE // total))
-        step = max(1, len(self._pending) // _SAMPLE)
-        for number in range(0, len(self._pending), step):
-            position = self._pending[min(number, len(self._pending) - 1)]
-            if position in self._recent:
-                trial.put(position, self._recent[position])
+        step = max(1, len(self._new) // _SAMPLE)
+        for number in range(0, len(self._hidden), step):
+            position = self._hidden[min(number, len(self._hidden) - 1)]
+            if position in self._new:
+                trial.put(position, self._new[position])
             if number % (64 * step) == 0:
                 yield
         while trial.work(0):
             yield
-        for string in [trial._strings[node] for node in trial._node_of[_ROOT + 1 : trial._rows]]:
+        for string in [trial._string(node) for node in trial._node_of[_ROOT + 1 : trial._rows].tolist()]:
             node = 0
             for byte in string:  # every prefix of it has been extended before it
                 row = self._row_of.item(node)
@@ -339,57 +386,125 @@ class GramIndex:
         """Give a node its children."""
         if self._row_of[node]:
             return
-        string = self._strings[node]
+        string = self._string(node)
         pairs = []
-        rest = iter(list(self._postings[node]))
+        rest = iter(list(self._postings.get(node)))
         while chunk := list(islice(rest, _PER_TURN)):
-            # What a document's text was when it was put into the posting.
-            texts = [self._old[one] if one in self._pending else self._texts[one] for one in chunk]
-            pairs.append(_following(string, chunk, texts))
+            # What is hidden will leave the posting, and then come back by the text that it has now.
+            seen = [position for position in chunk if position not in self._hidden]
+            if seen:
+                pairs.append(_following(string, self._texts.of(seen)))
             yield
         self._add_row(node)
-        for byte, documents in _grouped(np.concatenate(pairs)) if pairs else ():
+        for byte, documents in grouped(np.concatenate(pairs)) if pairs else ():
             child = self._add_node(node, byte, BitMap(documents))
             if len(documents) > self._bound and len(string) + 1 < _MAX_DEPTH:
                 self._overfull.append(child)
 
+    # Outside memory -----------------------------------------------------------
 
-def _following(string: bytes, documents: list[int], texts: list[bytes | None]) -> _Pairs:
+    @property
+    def believed(self) -> BitMap:
+        """The documents of which the trie is right."""
+        return self._in_trie - self._stale
+
+    @property
+    def laid_out_for(self) -> int:
+        """The number of documents that the trie was last laid out for."""
+        return self._laid_out_for
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether something has been begun that `work` has to end."""
+        return self._job is not None
+
+    def save(self) -> Iterator[Nodes]:
+        """The trie, with the documents that are `believed` when this begins; `work` has to wait meanwhile."""
+        stale = self._stale.copy()
+        number_of = np.zeros(self._nodes, np.int32)  # those that nobody has any more are left out
+        kept = 0
+        nodes: list[int] = []
+        ends: list[int] = []
+        postings = bytearray()
+
+        def block() -> Nodes:
+            at = np.array(nodes, np.int32)
+            frame = Nodes(
+                parents=number_of[self._parent[at]].tobytes(),
+                letters=self._letter[at].tobytes(),
+                extended=(self._row_of[at] > 0).tobytes(),
+                ends=np.array(ends, np.uint32).tobytes(),
+                postings=bytes(postings),
+            )
+            nodes.clear()
+            ends.clear()
+            postings.clear()
+            return frame
+
+        for node in range(1, self._nodes):
+            posting = self._postings.get(node)
+            if stale and posting.intersect(stale):
+                posting = posting - stale
+            if not posting:
+                continue
+            kept += 1
+            number_of[node] = kept
+            nodes.append(node)
+            postings += posting.serialize()
+            ends.append(len(postings))
+            if len(nodes) == BLOCK:
+                yield block()
+        if nodes:
+            yield block()
+
+    def load(self, nodes: Nodes) -> None:
+        """Take the next frame of an index that was saved, into one that is new."""
+        parents = np.frombuffer(nodes.parents, np.int32)
+        extended = np.frombuffer(nodes.extended, np.bool_)
+        first, end = self._nodes, self._nodes + len(parents)
+        self._make_room(end)
+        self._nodes = end
+        self._parent[first:end] = parents
+        self._letter[first:end] = np.frombuffer(nodes.letters, np.uint8)
+        rows = int(np.count_nonzero(extended))
+        self._make_room_for_rows(self._rows + rows)
+        at = first + np.flatnonzero(extended)
+        self._row_of[at] = np.arange(self._rows, self._rows + rows)
+        self._node_of[self._rows : self._rows + rows] = at
+        self._rows += rows
+        self._children[self._row_of[parents], self._letter[first:end]] = np.arange(first, end)
+        self._postings.pack(np.frombuffer(nodes.ends, np.uint32), nodes.postings)
+
+    def begin(self, believed: BitMap, laid_out_for: int) -> None:
+        """What the trie of an index that is `load`ed next is right of, and was laid out for."""
+        self._in_trie = believed
+        self._laid_out_for = laid_out_for
+
+
+def _following(string: bytes, texts: list[tuple[int, bytes]]) -> Pairs:
     """A pair (byte, document) for each place where that byte follows the string in the document's text."""
-    data = b"".join([text + _END for text in texts])  # type: ignore[operator]  # each has one
+    data = b"".join([text + _END for _, text in texts]) or _END
     places = []
     place = data.find(string)
     while place >= 0:
         places.append(place)
         place = data.find(string, place + 1)
-    ends = np.cumsum([len(text) + 1 for text in texts])  # type: ignore[arg-type]
+    ends = np.cumsum([len(text) + 1 for _, text in texts])
     at = np.array(places, np.int64)
     byte = np.frombuffer(data, np.uint8)[at + len(string)]
     inside = byte != SEPARATOR
-    of = np.array(documents, np.int64)[np.searchsorted(ends, at[inside], side="right")]
-    pairs: _Pairs = byte[inside].astype(np.int64) << _PAIR_BITS | of
+    of = np.array([position for position, _ in texts], np.int64)
+    pairs: Pairs = (
+        byte[inside].astype(np.int64) << PAIR_BITS | of[np.searchsorted(ends, at[inside], side="right")]
+    )
     return pairs
-
-
-def _grouped(pairs: _Pairs) -> Iterator[tuple[int, list[int]]]:
-    """Each first one of the pairs, and the second ones with it, once each and in order."""
-    if not len(pairs):
-        return
-    pairs.sort()
-    pairs = pairs[np.concatenate(([True], pairs[1:] != pairs[:-1]))]
-    first = pairs >> _PAIR_BITS
-    begins = np.concatenate(([0], np.flatnonzero(first[1:] != first[:-1]) + 1))
-    second = (pairs & (1 << _PAIR_BITS) - 1).tolist()
-    bounds = [*begins.tolist(), len(second)]
-    for one, begin, end in zip(first[begins].tolist(), bounds, bounds[1:], strict=False):
-        yield one, second[begin:end]
 
 
 def _bound_for(documents: int) -> int:
     return max(_FEWEST, min(_MOST, documents // _SHARE))
 
 
-def _grown(table: _Ints, room: int) -> _Ints:
+def _grown(table: NDArray[Any], room: int) -> NDArray[Any]:
     """The table with twice as many rows, and at least so many: those never written take no memory."""
     larger = np.zeros((max(room, 2 * len(table)), *table.shape[1:]), table.dtype)
     larger[: len(table)] = table

@@ -9,6 +9,7 @@ nothing, the collector passes over each of them as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -56,3 +57,10 @@ class Pages(Generic[V]):
                 for position in list(page):
                     if after < position <= until:
                         yield position, page[position]
+
+    def chunks(self, size: int) -> Iterator[list[V]]:
+        """The values, in lists of at most so many; what is set or removed meanwhile may be among them."""
+        for number in list(self._pages):
+            rest = iter(list(self._pages.get(number, {}).values()))
+            while chunk := list(islice(rest, size)):
+                yield chunk

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
+import msgspec
 import pytest
 from pyroaring import BitMap
 
-from kpstore.index import DocumentIndex, Facets, GramIndex, Order, Pages, integer_key, quality_key, text_of
+from kpstore.index import (
+    DocumentIndex,
+    Facets,
+    Frame,
+    GramIndex,
+    Order,
+    Pages,
+    grams,
+    integer_key,
+    packed,
+    quality_key,
+    text_of,
+    unpacked,
+)
+from kpstore.index.frames import Head
 from kpstore.index.grams import _END, _MAX_DEPTH
 from kpstore.stores import Document, DocumentQuery
 
@@ -51,7 +66,17 @@ def prose(dice: random.Random) -> str:
 
 
 def strings_of(index: GramIndex) -> list[bytes]:
-    return [index._strings[node] for node in range(index._nodes)]
+    return [index._string(node) for node in range(index._nodes)]
+
+
+def purge(index: GramIndex) -> None:
+    """Take out of the postings what is left there until there is more of it."""
+    finish(index)
+    for _ in index._purge():
+        pass
+    finish(index)
+    assert not index._stale
+    assert not index._hidden
 
 
 def naive(texts: dict[int, bytes], query: bytes) -> list[int]:
@@ -67,9 +92,9 @@ def check_postings(index: GramIndex, texts: dict[int, bytes]) -> None:
             if _END not in string:
                 strings.setdefault(string, []).append(position)
     here = set(strings_of(index))
-    extended = {index._strings[node] for node in index._node_of[1 : index._rows]}
+    extended = {index._string(node) for node in index._node_of[1 : index._rows].tolist()}
     for node, string in enumerate(strings_of(index)[1:], 1):
-        assert list(index._postings[node]) == strings.get(string, []), string
+        assert list(index._postings.get(node)) == strings.get(string, []), string
     assert all(string in here for string in strings if string[:-1] in extended)
 
 
@@ -99,6 +124,7 @@ def test_every_query_is_answered_exactly_through_a_random_history(seed: int, bou
             assert list(answer(index.find(query, within))) == expected
     finish(index)
     assert index.pending == 0
+    purge(index)
     check_postings(index, texts)
 
 
@@ -120,6 +146,37 @@ def test_a_query_that_others_interrupt_answers_as_of_its_end() -> None:
     assert list(answer(index.find(b"changed"))) == [5]
 
 
+def test_a_query_finds_what_is_taken_in_while_it_looks() -> None:
+    index = GramIndex(10_000)
+    for position in range(2000):
+        index.put(position, b"some text %d" % position)
+    finish(index)
+    index.put(2000, b"some text that waits")
+    steps = index.find(b"some text")
+    next(steps)
+    finish(index)
+    assert index.pending == 0
+    assert list(answer(steps)) == list(range(2001))
+
+
+def test_a_query_finds_what_is_purged_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_FEWEST_STALE", 2)
+    index = GramIndex(10_000)
+    index.put(0, b"one")
+    index.put(1, b"one")
+    finish(index)
+    index.put(0, b"other text")  # replaced, and looked through after those that are new
+    for position in range(10, 1000):
+        index.put(position, b"text")
+    steps = index.find(b"text")
+    next(steps)
+    index.remove(1)
+    while 0 in index._replaced:
+        index.work(0)
+    assert 0 in index._new
+    assert list(answer(steps)) == [0, *range(10, 1000)]
+
+
 def test_a_document_changed_while_it_is_taken_in_is_found_by_its_last_text() -> None:
     index = GramIndex(1)
     for position in range(50):
@@ -129,7 +186,7 @@ def test_a_document_changed_while_it_is_taken_in_is_found_by_its_last_text() -> 
     index.remove(8)
     assert list(answer(index.find(b"first"))) == [one for one in range(50) if one not in (7, 8)]
     assert list(answer(index.find(b"second"))) == [7]
-    finish(index)
+    purge(index)
     check_postings(index, {one: b"second" if one == 7 else b"first" for one in range(50) if one != 8})
 
 
@@ -153,7 +210,7 @@ def test_a_bulk_is_laid_out_first_and_found_exactly() -> None:
     ):
         assert list(answer(index.find(query))) == naive(texts, query)
     for node in range(1, index._nodes, 50):
-        assert list(index._postings[node]) == naive(texts, index._strings[node])
+        assert list(index._postings.get(node)) == naive(texts, index._string(node))
 
 
 def test_a_boilerplate_does_not_extend_the_trie_without_end() -> None:
@@ -243,50 +300,54 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
 # --- documents -----------------------------------------------------------------------------------
 
 
+def document_of(dice: random.Random, position: int) -> Document:
+    return Document(
+        id=str(position),
+        body=b"",
+        quality=dice.choice([0.1, 0.5, dice.random()]),
+        texts=(prose(dice), prose(dice)),
+        domain=dice.choice([None, "x", "ü"]),
+        tags=frozenset(dice.choices(["one", "two", "three"], k=2))
+        | (frozenset(map(str, range(600))) if dice.random() < 0.05 else frozenset()),
+        type=dice.choice(["", "A", "B"]),
+        agent_id=dice.choice([None, "ada", "bob"]),
+    )
+
+
+def check_search(dice: random.Random, index: DocumentIndex, documents: dict[int, Document]) -> None:
+    """A search is answered as the plain definition says, and so is who an agent's documents are."""
+    query = DocumentQuery(
+        text=dice.choice([None, dice.choice(WORDS), prose(dice) or None]),
+        domain=dice.choice([None, "x", "nowhere"]),
+        tags=dice.choice([frozenset(), frozenset({"one"}), frozenset({"none", "599"})]),
+        types=dice.choice([frozenset(), frozenset({"A"}), frozenset({"A", "B"})]),
+        min_quality=dice.choice([None, 0.5, 0.7]),
+    )
+    matching = [one for one, document in documents.items() if query.matches(document)]
+    matching.sort(key=lambda one: (-documents[one].quality, one))
+    offset = dice.choice([0, 3, len(matching)])
+    assert answer(index.search(query, offset, 7)) == (matching[offset : offset + 7], len(matching))
+    agent = dice.choice(["ada", "bob", "eve"])
+    assert list(index.of_agent(agent)) == sorted(
+        one for one, document in documents.items() if document.agent_id == agent
+    )
+
+
 def test_every_filter_and_page_is_that_of_the_plain_definition() -> None:
     dice = random.Random(3)
     index, documents = DocumentIndex(), dict[int, Document]()
-
-    def draw(position: int) -> Document:
-        return Document(
-            id=str(position),
-            body=b"",
-            quality=dice.choice([0.1, 0.5, dice.random()]),
-            texts=(prose(dice), prose(dice)),
-            domain=dice.choice([None, "x", "ü"]),
-            tags=frozenset(dice.choices(["one", "two", "three"], k=2))
-            | (frozenset(map(str, range(600))) if dice.random() < 0.05 else frozenset()),
-            type=dice.choice(["", "A", "B"]),
-            agent_id=dice.choice([None, "ada", "bob"]),
-        )
-
     for step in range(1500):
         position = dice.choice([*documents, step]) if documents else step
         if position in documents and dice.random() < 0.3:
             index.remove(position)
             del documents[position]
         else:
-            documents[position] = draw(position)
+            documents[position] = document_of(dice, position)
             index.put(position, documents[position], text_of(documents[position].texts))
         if dice.random() < 0.2:
             index.work(0)
-        if step % 15:
-            continue
-        query = DocumentQuery(
-            text=dice.choice([None, dice.choice(WORDS), prose(dice) or None]),
-            domain=dice.choice([None, "x", "nowhere"]),
-            tags=dice.choice([frozenset(), frozenset({"one"}), frozenset({"none", "599"})]),
-            types=dice.choice([frozenset(), frozenset({"A"}), frozenset({"A", "B"})]),
-            min_quality=dice.choice([None, 0.5, 0.7]),
-        )
-        matching = [one for one, document in documents.items() if query.matches(document)]
-        matching.sort(key=lambda one: (-documents[one].quality, one))
-        offset = dice.choice([0, 3, len(matching)])
-        assert answer(index.search(query, offset, 7)) == (matching[offset : offset + 7], len(matching))
-        agent = dice.choice(["ada", "bob", "eve"])
-        assert list(index.of_agent(agent)) == sorted(
-            one for one, document in documents.items() if document.agent_id == agent
-        )
+        if step % 15 == 0:
+            check_search(dice, index, documents)
 
 
 def test_values_that_nobody_has_any_more_take_no_space() -> None:
@@ -323,3 +384,100 @@ def test_pages_hold_what_a_dictionary_would() -> None:
         assert list(pages.between(after, until)) == [
             (one, value) for one, value in plain.items() if after < one <= until
         ]
+
+
+# --- outside memory ------------------------------------------------------------------------------
+
+
+def loaded(frames: Iterable[Frame]) -> tuple[DocumentIndex, BitMap]:
+    return answer(
+        DocumentIndex.load(
+            frame for data in map(packed, [[one] for one in frames]) for frame in unpacked(data)
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_index_that_is_loaded_answers_like_the_one_that_was_saved(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens before it is saved, while it is saved, and after it was loaded; time and again."""
+    monkeypatch.setattr(grams, "_FEWEST_STALE", 20)
+    monkeypatch.setattr(grams, "_FEWEST", 8)
+    dice = random.Random(seed)
+    index, documents = DocumentIndex(), dict[int, Document]()
+    changed: set[int] = set()
+    next_position = 0
+
+    def change() -> None:
+        nonlocal next_position
+        position = next_position
+        if documents and dice.random() < 0.5:
+            position = dice.choice(list(documents))
+        changed.add(position)
+        if position in documents and dice.random() < 0.4:
+            index.remove(position)
+            del documents[position]
+            return
+        next_position = max(next_position, position + 1)
+        documents[position] = document_of(dice, position)
+        index.put(position, documents[position], text_of(documents[position].texts))
+
+    for _ in range(6):
+        for _ in range(300):
+            change()
+            if dice.random() < 0.3:
+                index.work(0)
+        while not index.can_be_saved:
+            index.work(0)
+        changed.clear()
+        frames = []
+        for frame in index.save():
+            frames.append(frame)
+            if dice.random() < 0.5:
+                change()
+        index, again = loaded(frames)
+        texts = index._grams._texts
+        for position, document in documents.items():
+            texts.put(position, text_of(document.texts))
+        for position in set(again) | changed:
+            if position in documents:
+                index.put(position, documents[position], text_of(documents[position].texts))
+            else:
+                index.remove(position)
+        for number in range(60):
+            check_search(dice, index, documents)
+            if number == 30:
+                finish(index)
+            elif dice.random() < 0.3:
+                index.work(0)
+    assert len(index) == len(documents)
+    finish(index)
+    assert index._grams._postings._blocks  # some postings are still as they were loaded
+
+
+def test_strings_that_no_document_has_any_more_are_not_saved() -> None:
+    index = DocumentIndex()
+    dice = random.Random(5)
+    for position in range(600):
+        texts = (prose(dice) + (f" secret{position}" if position % 2 else ""),)
+        document = Document(str(position), b"", 0.5, texts, agent_id=f"agent {position % 2}")
+        index.put(position, document, text_of(texts))
+    finish(index)
+    assert any(b"secret" in packed([frame]) for frame in index.save()) or b"secre" in strings_of(index._grams)
+    for position in range(1, 600, 2):
+        index.remove(position)
+    frames = list(index.save())
+    again, _ = loaded(frames)
+    assert not any(b"sec" in string for string in strings_of(again._grams))
+    assert not any(b"agent 1" in packed([frame]) for frame in frames)
+    assert any(b"agent 0" in packed([frame]) for frame in frames)
+
+
+def test_frames_of_another_format_are_refused() -> None:
+    head = next(DocumentIndex().save())
+    assert isinstance(head, Head)
+    with pytest.raises(ValueError, match="another format"):
+        loaded([msgspec.structs.replace(head, format="0 little")])
+    with pytest.raises(ValueError, match="another format"):
+        loaded([])

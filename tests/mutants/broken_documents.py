@@ -957,7 +957,7 @@ def replaced_units_stay_under_their_old_words(stores: AllStores) -> None:
     put = index.put
 
     def mutated(position: int, text: bytes) -> None:
-        if index._texts.get(position) is None:
+        if position not in index._in_trie and position not in index._new:
             put(position, text)
 
     patch(index, put=mutated)
@@ -976,9 +976,9 @@ def a_frequent_string_is_looked_for_where_it_was_found_first(stores: AllStores) 
     frozen: set[int] = set()
     post = index._post
 
-    def posting(nodes: Any, documents: Any, adds: bool, is_deepest: bool) -> Any:
-        kept = {node: index._postings[node].copy() for node in frozen}
-        yield from post(nodes, documents, adds, is_deepest)
+    def posting(nodes: Any, documents: Any, is_deepest: bool) -> Any:
+        kept = {node: index._postings.get(node).copy() for node in frozen}
+        yield from post(nodes, documents, is_deepest=is_deepest)
         for node, members in kept.items():
             index._postings[node] = members
 

@@ -27,6 +27,8 @@ import aiosqlite
 
 from kpstore.backends.sqlite.near import NearConnection
 from kpstore.backends.sqlite.schema import bring_up_to_date, check_version, is_current
+from kpstore.backends.sqlite.search import SearchIndex
+from kpstore.backends.sqlite.stored_index import UnreadableError, remove_all, sweep
 from kpstore.errors import BackendUnavailableError, DataCorruptionError, KpStoreError
 from kpstore.stores import StoreContext
 
@@ -87,6 +89,8 @@ class Database:
         self._path = path if path == MEMORY else os.path.abspath(path)  # noqa: PTH100  # resolves no links
         self._synchronous = synchronous
         self._context = context
+        self.indexes: list[SearchIndex] = []
+        """Of the tables, each used on the thread of `search`."""
         self._files: dict[str, tuple[int, int] | None] = {}
         self._pending: list[_Work] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -98,6 +102,11 @@ class Database:
         self._checkpointer: _Connection
         self._near: NearConnection | None = None
         self._near_thread = threading.get_ident()
+
+    @property
+    def is_file(self) -> bool:
+        """Whether there is a file that outlives this handle."""
+        return self._path != MEMORY
 
     # Opening and closing ----------------------------------------------------
 
@@ -150,7 +159,8 @@ class Database:
                 with self._translated():
                     try:
                         self._check_files()  # erasing goes by name, and would take another file's log away
-                        await self._writer.run(_erase)
+                        await self._writer.run(_erase, self.indexes)
+                        await self._writer.run(_store_indexes, self.indexes)
                     finally:  # a file that was moved gets what is only in its log
                         await self._writer.run(_empty_log)
         finally:
@@ -453,7 +463,7 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
     db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
 
-def _erase(db: sqlite3.Connection) -> None:
+def _erase(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
     """Leave nothing in the file of what was deleted or replaced (clause SQL-6).
 
     SQLite's `secure_delete` does not do it alone: where it splits or merges
@@ -471,11 +481,37 @@ def _erase(db: sqlite3.Connection) -> None:
         raise
     db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     db.execute("PRAGMA journal_mode = WAL")
+    # The indexes stored hold strings of what has gone: they are written anew from those in memory.
+    for index in indexes:
+        index.catch_up(db)
+    remove_all(db)
     db.execute("PRAGMA temp_store = FILE")  # the copy that VACUUM makes may not fit into memory
     # 2 is "at it": still owed if this ends half-way, and another process's deletion makes it 1 again.
     db.execute("UPDATE erasure SET owed = 2")
     db.execute("VACUUM")
     db.execute("UPDATE erasure SET owed = 0 WHERE owed = 2")
+
+
+def _store_indexes(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
+    """Leave the indexes to handles to come."""
+
+    def write(function: Callable[..., T], *arguments: Any) -> T:
+        _begin(db, monotonic() + BUSY_TIMEOUT_S)
+        with _all_or_nothing(db):
+            return function(db, *arguments)
+
+    with suppress(sqlite3.Error, UnreadableError):  # a full disk, say: they can be built again
+        for index in indexes:
+            storing = index.store_last(db)
+            if storing is None:
+                continue
+            stored = write(storing.begin)
+            for piece in storing.pieces:
+                if piece is not None:
+                    write(stored.write, piece)
+            write(stored.finish, storing.table)
+            while write(sweep):
+                pass
 
 
 def _empty_log(db: sqlite3.Connection) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from kpstore.backends.sqlite.columns import last_position, text_column
 from kpstore.backends.sqlite.near import NEAR_BYTES, TooMuchHereError, is_near
 from kpstore.backends.sqlite.search import SearchIndex
+from kpstore.backends.sqlite.stored_index import UnreadableError, sweep
 from kpstore.errors import KpStoreError
 from kpstore.index import text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
@@ -48,8 +50,11 @@ class SqliteDocuments(DocumentStore[R]):
     def __init__(self, context: StoreContext, database: Database) -> None:
         super().__init__(context)
         self._database = database
-        self._index = SearchIndex(self.table)
+        self._index = SearchIndex(self.table, is_stored=database.is_file)
+        database.indexes.append(self._index)
         self._indexing: asyncio.Task[None] | None = None
+        self._is_indexed = asyncio.Event()  # or will not be, for now
+        self._storing: asyncio.Task[None] | None = None
         self._written = 0  # documents, by this handle
         self._unsearched = 0  # of them, since the index was last told to take them in
 
@@ -93,8 +98,8 @@ class SqliteDocuments(DocumentStore[R]):
         if self._unsearched >= _BACKLOG and (self._index.is_kept or last < 2 * self._written):
             self._keep_up()
             # So that nobody stores faster than the index can follow.
-            if len(documents) > _LARGE and self._indexing is not None:
-                await asyncio.shield(self._indexing)
+            if len(documents) > _LARGE:
+                await self._quiet()
 
     async def _get(self, id: str) -> bytes | None:
         return await self._database.look_up(self._body, id)
@@ -120,33 +125,73 @@ class SqliteDocuments(DocumentStore[R]):
 
     def _keep_up(self) -> None:
         """See to it that there is an index, and that it takes in what is new."""
-        self._unsearched = 0
-        if self._indexing is None and not self._context.closed:
+        if self._indexing is None and self._storing is None and not self._context.closed:
+            self._unsearched = 0
+            self._is_indexed.clear()
             self._indexing = asyncio.create_task(self._take_in())
 
     async def _take_in(self) -> None:
         try:
-            while True:
-                if not await self._database.search(self._index.work, _SLICE_S):
-                    return
+            while await self._database.search(self._index.work, _SLICE_S):
+                if self._index.is_current:
+                    self._is_indexed.set()
         except KpStoreError:
             pass  # closed, or damaged: a search says so, or does without the index
         finally:
+            self._is_indexed.set()
             self._indexing = None
+        if not self._context.closed:
+            self._storing = asyncio.create_task(self._store_index())
+
+    async def _store_index(self) -> None:
+        """Write the index into the file, if it is time to."""
+        try:
+            await self._write_index()
+        except (KpStoreError, UnreadableError):
+            pass  # closed, full, or taken for abandoned: the next time
+        finally:
+            self._storing = None
+        if self._unsearched >= _BACKLOG:
+            self._keep_up()
+
+    async def _write_index(self) -> None:
+        storing = await self._database.search(self._index.begin_storing)
+        if storing is None:
+            return
+        stored = await self._database.write(storing.begin)
+        while (found := await self._database.search(storing.next_piece))[0]:
+            if found[1] is not None:
+                await self._database.write(partial(stored.write, data=found[1]))
+        await self._database.write(partial(stored.finish, kind=self.table))
+        while await self._database.write(sweep):
+            pass
 
     async def _stop(self) -> None:
         """Wait for what goes on in the background, which ends when the store is closed."""
-        if self._indexing is not None:
-            await asyncio.wait([self._indexing])
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Wait until the index has taken in what there is."""
+        while going := [task for task in (self._indexing, self._storing) if task is not None]:
+            await asyncio.wait(going)
 
     async def _search(self, query: DocumentQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
-        def search(db: sqlite3.Connection) -> tuple[bool, tuple[list[bytes], int]]:
+        def search(db: sqlite3.Connection, may_wait: bool) -> tuple[bool, tuple[list[bytes], int] | None]:
             found = self._index.search(db, query, offset, limit)
-            return found is not None, found or self._search_rows(db, query, offset, limit)
+            if found is not None:
+                return self._index.backlog < _BACKLOG, found
+            if may_wait and self._index.is_soon_there(db):
+                return False, None
+            return False, self._search_rows(db, query, offset, limit)
 
-        is_indexed, found = await self._database.search(search)
-        if not is_indexed:
+        is_up_to_date, found = await self._database.search(search, True)
+        if not is_up_to_date:
             self._keep_up()
+        if found is None:
+            if self._indexing is not None:
+                await self._is_indexed.wait()
+            _, found = await self._database.search(search, False)
+            assert found is not None
         return found
 
     def _search_rows(

@@ -7,11 +7,12 @@ import sqlite3
 from kpstore.backends.sqlite.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
 from kpstore.backends.sqlite.leaderboard import TABLE as LEADERBOARD_TABLE
 from kpstore.backends.sqlite.leaderboard import create_parts
-from kpstore.backends.sqlite.search import CHANGES, CHANGES_TABLE, create_changes
+from kpstore.backends.sqlite.search import CHANGES, CHANGES_TABLE, create_changes, drop_changes
+from kpstore.backends.sqlite.stored_index import TABLES as STORED_TABLES
 from kpstore.backends.sqlite.typescript import is_typescript_registry, upgrade_typescript_registry
 from kpstore.errors import DataCorruptionError, SchemaVersionError
 
-VERSION = 2  # PRAGMA user_version
+VERSION = 3  # PRAGMA user_version
 APPLICATION_ID = 0x6B707374  # "kpst": tells our files from other programs' (PRAGMA application_id)
 
 # Positions are never used again (AUTOINCREMENT), so that a scan which goes on after the
@@ -99,9 +100,10 @@ TABLES = {
     "leaderboard_parts": LEADERBOARD_TABLE,
     # What the handles' search indexes have to look at again.
     CHANGES: CHANGES_TABLE,
+    **STORED_TABLES,
 }
 # The tables that came with a version.
-_NEW_IN = {2: {"audit_blocks", "leaderboard_parts", CHANGES}}
+_NEW_IN = {2: {"audit_blocks", "leaderboard_parts", CHANGES}, 3: set(STORED_TABLES)}
 # One row: 1 where something was deleted or replaced since the file was last cleaned of what went (SQL-6).
 ERASURE = "owed INTEGER NOT NULL"
 # What goes from these leaves traces of somebody's data; the other tables only ever grow.
@@ -181,9 +183,10 @@ def bring_up_to_date(db: sqlite3.Connection, location: str) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Turn the tables of version 1 into ours."""
-    for name in LOG_INDEXES:  # which have other columns now
+    """Turn the tables of an older version into ours."""
+    for name in LOG_INDEXES:  # which had other columns in version 1
         db.execute(f"DROP INDEX IF EXISTS {name}")
+    drop_changes(db)  # the triggers of version 2 kept fewer
     create_tables(db)
 
 

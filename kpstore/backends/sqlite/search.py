@@ -4,16 +4,22 @@ Triggers note every change of a document in the table `document_changes`, within
 change. A search reads, in one snapshot, what has been noted since the last one, brings the index up to date
 with it, asks the index and fetches the rows of the page: so it sees whatever was acknowledged before it, by
 any process. All of this runs on the thread of the connection for searches, which alone touches the index.
+
+A large index is also stored in the file now and then, for handles to come: see `stored_index`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
+from pyroaring import BitMap
+
 from kpstore.backends.sqlite.columns import column_text
+from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, pieces_of
 from kpstore.index import DocumentIndex
 from kpstore.stores import Document, DocumentQuery
 
@@ -27,47 +33,102 @@ CHANGES_TABLE = """
     """
 _INDEXED = ("skills", "knowledge_units")
 # Changes that are remembered, at 20 bytes each. A handle that missed more builds its index anew.
-_KEPT = 50_000
-# A search applies so many changes itself, in 20 ms at most; with more it does without the index until that
-# has caught up in the background.
+_KEPT = 250_000
+# A search applies so many changes itself, in 20 ms at most; for more it waits.
 _AT_ONCE = 1000
 _PER_SLICE = 64  # rows, read and put into the index in 1 ms
+# Fewer documents are indexed in half a second.
+_WORTH_STORING = 2000
+# It is stored again after so many changes, or one for four documents: those that the stored one
+# lacks are put in by the handle that begins with it, at 20 us each.
+_CHANGES_DUE = 2000
+_MOST_CHANGES_DUE = 100_000
 
 
 def create_changes(db: sqlite3.Connection) -> None:
     """Make the triggers that note changes."""
+    for table, event, name in _triggers():
+        row = "OLD" if event == "DELETE" else "NEW"
+        db.execute(
+            f"CREATE TRIGGER IF NOT EXISTS {name} AFTER {event} ON {table}"
+            " BEGIN"
+            f" INSERT INTO {CHANGES} (kind, position) VALUES ('{table}', {row}.position);"
+            f" DELETE FROM {CHANGES} WHERE number = last_insert_rowid() - {_KEPT};"
+            " END"
+        )
+
+
+def drop_changes(db: sqlite3.Connection) -> None:
+    """Remove the triggers that note changes."""
+    for _, _, name in _triggers():
+        db.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+
+def _triggers() -> Iterator[tuple[str, str, str]]:
+    """Table, event and name of each."""
     for table in _INDEXED:
-        for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
-            db.execute(
-                f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()}_is_noted AFTER {event} ON {table}"
-                " BEGIN"
-                f" INSERT INTO {CHANGES} (kind, position) VALUES ('{table}', {row}.position);"
-                f" DELETE FROM {CHANGES} WHERE number = last_insert_rowid() - {_KEPT};"
-                " END"
-            )
+        for event in ("INSERT", "UPDATE", "DELETE"):
+            yield table, event, f"{table}_{event.lower()}_is_noted"
+
+
+class _RowTexts:
+    """The texts in the rows of a table."""
+
+    def __init__(self, table: str) -> None:
+        self.db: sqlite3.Connection | None = None  # while it is being used
+        among = "position IN (SELECT value FROM json_each(?))"
+        self._of = f"SELECT position, texts FROM {table} WHERE {among}"
+        self._containing = f"SELECT position FROM {table} WHERE {among} AND instr(texts, ?)"
+
+    def put(self, position: int, text: bytes) -> None:
+        """Nothing: the row is there."""
+
+    def remove(self, position: int) -> None:
+        """Nothing: the row is gone."""
+
+    def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        """See `Texts`."""
+        assert self.db is not None
+        return [(position, bytes(text)) for position, text in self.db.execute(self._of, (_json(positions),))]
+
+    def containing(self, query: bytes, positions: Sequence[int]) -> list[int]:
+        """See `Texts`."""
+        assert self.db is not None
+        return [row[0] for row in self.db.execute(self._containing, (_json(positions), query))]
 
 
 class SearchIndex:
-    """The index of one table.
+    """The index of one table. Its methods are called on one thread at a time, and get its connection.
 
     Args:
         table: `skills` or `knowledge_units`.
+        is_stored: whether it is kept in the file too, from where other handles begin.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, *, is_stored: bool) -> None:
         self._table = table
+        self._is_stored = is_stored
         has_tags = table == "skills"
         self._columns = "position, quality, domain, texts, " + ("'', NULL" if has_tags else "type, agent_id")
         self._has_tags = has_tags
+        self._texts = _RowTexts(table)
         self._index: DocumentIndex | None = None
-        self._loaded = -1  # the position up to which rows are in it, while it is being built
+        self._loading: Generator[None, None, tuple[DocumentIndex, BitMap]] | None = None
+        self._is_unreadable = False  # the one in the file
+        # While it is being built: the position up to which rows are in it, or those to be put in again.
+        self._loaded = -1
+        self._again: list[int] | None = None
         self._is_whole = False
         self._seen = 0  # the number of the last change that is in it
+        self._unstored = 0  # changes since the one in the file
+        self.is_current = False
 
     @property
     def is_kept(self) -> bool:
         """Whether there is one, be it in the making."""
-        return self._index is not None
+        return self._index is not None or self._loading is not None
+
+    # Searching ----------------------------------------------------------------
 
     def search(
         self, db: sqlite3.Connection, query: DocumentQuery, offset: int, limit: int
@@ -75,14 +136,15 @@ class SearchIndex:
         """A page of the bodies that match, and the count of all; `None` if the index is not up to date."""
         if not self._is_whole:
             return None
+        self._texts.db = db
         try:
             if not self._apply_changes(db, _AT_ONCE):
                 return None
+            assert self._index is not None
+            positions, total = _result(self._index.search(query, offset, limit))
         except (TypeError, ValueError, OverflowError, sqlite3.Error):
             self._forget()  # a row that cannot be read concerns only those whose search finds it
             return None
-        assert self._index is not None
-        positions, total = _result(self._index.search(query, offset, limit))
         body = f"SELECT CAST(body AS BLOB) FROM {self._table} WHERE position = ?"
         bodies = [row[0] for position in positions for row in db.execute(body, (position,))]
         if len(bodies) < len(positions):  # rows went without a note: somebody switched the triggers off
@@ -90,30 +152,83 @@ class SearchIndex:
             return None
         return bodies, total
 
+    def is_soon_there(self, db: sqlite3.Connection) -> bool:
+        """Whether it takes less to bring it up to date than to search through the rows."""
+        return (
+            self._is_whole
+            or self._loading is not None
+            or self._again is not None
+            or (self._index is None and self._readable(db) is not None)
+        )
+
+    @property
+    def backlog(self) -> int:
+        """How many documents are found more slowly until `work` has been at them."""
+        return 0 if self._index is None else self._index.pending
+
+    # Building, and following the changes --------------------------------------
+
     def work(self, db: sqlite3.Connection, seconds: float) -> bool:
         """Build the index, or bring it up to date, for about that long; whether there is more to do."""
+        self._texts.db = db
         until = perf_counter() + seconds
         while True:
-            if self._is_whole:
+            if not self._is_whole:
+                self._build(db)
+                has_more = True
+            else:
                 has_more = not self._apply_changes(db, _PER_SLICE)
                 if self._index is not None and not has_more:
                     has_more = self._index.work(max(0.0, until - perf_counter()))
-            else:
-                self._load(db)
-                has_more = True
             if not has_more or perf_counter() >= until:
                 return has_more
 
     def _forget(self) -> None:
-        self._index = None
-        self._is_whole = False
+        self._index = self._loading = self._again = None
+        self._is_whole = self.is_current = False
 
-    def _load(self, db: sqlite3.Connection) -> None:
-        """Put some more rows into the index. What changes meanwhile is noted, and applied after them."""
-        if self._index is None:
-            self._index = DocumentIndex()
+    def _build(self, db: sqlite3.Connection) -> None:
+        """Go on with it. What changes meanwhile is noted, and applied after it."""
+        if self._loading is not None:
+            self._load()
+        elif self._again is not None:
+            for position in self._again[:_PER_SLICE]:
+                self._put_again(db, position)
+            del self._again[:_PER_SLICE]
+            if not self._again:
+                self._again = None
+                self._is_whole = True
+        elif self._index is not None:
+            self._read_rows(db)
+        elif (stored := self._readable(db)) is not None:
+            self._loading = DocumentIndex.load(stored.frames(db), self._texts)
+            self._seen = stored.seen
+            self._unstored = 0
+        else:
+            self._index = DocumentIndex(self._texts)
             self._loaded = -1
             self._seen = _last_change(db)
+
+    def _readable(self, db: sqlite3.Connection) -> StoredIndex | None:
+        """The one in the file, if it can be brought up to date."""
+        if self._is_unreadable or not self._is_stored:
+            return None
+        stored = StoredIndex.last(db, self._table)
+        return stored if stored is not None and _has_notes(db, stored.seen) else None
+
+    def _load(self) -> None:
+        assert self._loading is not None
+        try:
+            next(self._loading)
+        except StopIteration as done:
+            self._index, again = done.value
+            self._again = list(again)
+            self._loading = None
+        except (UnreadableError, ValueError, sqlite3.Error):
+            self._is_unreadable = True
+            self._forget()
+
+    def _read_rows(self, db: sqlite3.Connection) -> None:
         query = f"SELECT {self._columns} FROM {self._table} WHERE position > ? ORDER BY position LIMIT ?"
         rows = db.execute(query, (self._loaded, _PER_SLICE)).fetchall()
         for row in rows:
@@ -124,33 +239,76 @@ class SearchIndex:
 
     def _apply_changes(self, db: sqlite3.Connection, limit: int) -> bool:
         """Bring the index up to date by at most so many changes; whether it is then."""
-        assert self._index is not None
         last = _last_change(db)
-        if last == self._seen:
-            return True
-        if last < self._seen or not self._has_notes(db):
-            self._forget()  # too much was missed, or the file is not what it was
-            return False
         until = min(last, self._seen + limit)
-        changed = db.execute(
-            f"SELECT DISTINCT position FROM {CHANGES} WHERE number > ? AND number <= ? AND kind = ?",
-            (self._seen, until, self._table),
-        )
-        for (position,) in changed.fetchall():
-            row = db.execute(
-                f"SELECT {self._columns} FROM {self._table} WHERE position = ?", (position,)
-            ).fetchone()
-            if row is None:
-                self._index.remove(position)
-            else:
-                self._put(db, row)
-        self._seen = until
-        return until == last
+        if last != self._seen:
+            if last < self._seen or not _has_notes(db, self._seen):
+                self._forget()  # too much was missed, or the file is not what it was
+                return False
+            changed = db.execute(
+                f"SELECT DISTINCT position FROM {CHANGES} WHERE number > ? AND number <= ? AND kind = ?",
+                (self._seen, until, self._table),
+            ).fetchall()
+            for (position,) in changed:
+                self._put_again(db, position)
+            self._unstored += len(changed)
+            self._seen = until
+        self.is_current = until == last
+        return self.is_current
 
-    def _has_notes(self, db: sqlite3.Connection) -> bool:
-        """Whether every change since the last one seen is still noted."""
-        query = f"SELECT 1 FROM {CHANGES} WHERE number = ?"
-        return db.execute(query, (self._seen + 1,)).fetchone() is not None
+    def _put_again(self, db: sqlite3.Connection, position: int) -> None:
+        query = f"SELECT {self._columns} FROM {self._table} WHERE position = ?"
+        row = db.execute(query, (position,)).fetchone()
+        if row is not None:
+            self._put(db, row)
+        else:
+            assert self._index is not None
+            self._index.remove(position)
+
+    # Storing ------------------------------------------------------------------
+
+    def begin_storing(self, db: sqlite3.Connection) -> Storing | None:
+        """What there is to store, if it is time to store it. As long as it is, `work` has to wait."""
+        count = 0 if self._index is None else len(self._index)
+        is_due = self._is_due(db, min(max(_CHANGES_DUE, count // 4), _MOST_CHANGES_DUE))
+        return self._storing() if is_due and not StoredIndex.is_being_written(db, self._table) else None
+
+    def _storing(self) -> Storing:
+        assert self._index is not None
+        self._unstored = 0
+        self._is_unreadable = False
+        return Storing(self._table, self._seen, pieces_of(self._index.save()))
+
+    def _is_due(self, db: sqlite3.Connection, changes: int) -> bool:
+        index = self._index
+        if not self._is_stored or not self.is_current or index is None or len(index) < _WORTH_STORING:
+            return False
+        if not index.can_be_saved or index.pending > _CHANGES_DUE:
+            return False
+        stored = None if self._is_unreadable else StoredIndex.last(db, self._table)
+        if stored is None:
+            return True
+        behind = self._seen - stored.seen
+        self._unstored = min(self._unstored, behind)  # another handle may have stored it
+        return self._unstored >= changes or behind >= _KEPT // 2
+
+    def catch_up(self, db: sqlite3.Connection) -> None:
+        """Have it whole and up to date, if that takes less than to build it; before `store_last`."""
+        if self._loading is not None:  # on another connection
+            self._forget()
+        try:
+            if self.is_soon_there(db):
+                while self.work(db, 0.1):
+                    if self.is_current and self.backlog > _CHANGES_DUE:
+                        break  # it takes too long for somebody who waits
+        except (TypeError, ValueError, OverflowError, sqlite3.Error):
+            self._forget()
+
+    def store_last(self, db: sqlite3.Connection) -> Storing | None:
+        """What there is to store before it is let go of."""
+        if self._is_whole:
+            self.catch_up(db)
+        return self._storing() if self._is_due(db, _CHANGES_DUE) else None
 
     def _put(self, db: sqlite3.Connection, row: Sequence[Any]) -> None:
         position, quality, domain, texts, kind, agent_id = row
@@ -172,6 +330,42 @@ class SearchIndex:
     def _tags(db: sqlite3.Connection, position: int) -> frozenset[str]:
         rows = db.execute("SELECT tag FROM skill_tags WHERE skill = ?", (position,))
         return frozenset(column_text(tag) for (tag,) in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """An index on its way into the file.
+
+    Attributes:
+        table: the table that it is of.
+        seen: the number of the last change in it.
+        pieces: of the index, one by one, made on its thread; `None` where others may have their turn.
+    """
+
+    table: str
+    seen: int
+    pieces: Iterator[bytes | None]
+
+    def begin(self, db: sqlite3.Connection) -> StoredIndex:
+        """Begin to write."""
+        return StoredIndex.begin(db, self.table, self.seen)
+
+    def next_piece(self, _: sqlite3.Connection) -> tuple[bool, bytes | None]:
+        """Whether there was one more, and it."""
+        for piece in self.pieces:
+            return True, piece
+        return False, None
+
+
+def _has_notes(db: sqlite3.Connection, seen: int) -> bool:
+    """Whether every change since that one is still noted."""
+    if seen == _last_change(db):
+        return True
+    return db.execute(f"SELECT 1 FROM {CHANGES} WHERE number = ?", (seen + 1,)).fetchone() is not None
+
+
+def _json(positions: Sequence[int]) -> str:
+    return f"[{','.join(map(str, positions))}]"
 
 
 def _last_change(db: sqlite3.Connection) -> int:

@@ -1,0 +1,420 @@
+"""The search index in a SQLite file: who opens the file searches at once, and finds what the rows hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kpstore_conformance import dataset
+
+from kpstore import AllStores, Settings, StoredSkill, create_store
+from kpstore.backends.sqlite import search, stored_index
+from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, sweep
+from kpstore.index import DocumentIndex, grams
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kpstore.db"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What matters at some thousand documents, at some hundred."""
+    monkeypatch.setattr(search, "_WORTH_STORING", 300)
+    monkeypatch.setattr(search, "_CHANGES_DUE", 100)
+    monkeypatch.setattr(stored_index, "PIECE_BYTES", 2048)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[AllStores]:
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+        yield stores
+
+
+def skill(number: int, text: str = "text", **more: Any) -> StoredSkill:
+    given: dict[str, Any] = {
+        "id": f"skill {number}",
+        "name": f"number {number}",
+        "description": text,
+        "content": "some of the content",
+        "tags": (f"tag{number % 7}", "all"),
+        "quality_score": number % 10 / 10,
+        "created_at": dataset.START,
+        "updated_at": dataset.START,
+    }
+    return StoredSkill(**given | more)
+
+
+async def fill(path: Path, count: int = 400) -> None:
+    async with opened(path) as stores:
+        await stores.skills.create_many([skill(number) for number in range(count)])
+        await stores.skills.search(query="text")
+        await stores.skills._quiet()  # type: ignore[attr-defined]
+
+
+async def quiet(stores: AllStores) -> None:
+    await stores.skills._quiet()  # type: ignore[attr-defined]
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def change(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(statement)
+        db.commit()
+
+
+def stored(path: Path) -> list[tuple[int, int]]:
+    """How many pieces each has that is stored: those it should have, and those that are there."""
+    return rows(
+        path,
+        "SELECT pieces, (SELECT COUNT(*) FROM search_index_pieces WHERE piece >> 24 = generation)"
+        " FROM search_indexes",
+    )
+
+
+def forbid_reading(stores: AllStores, *names: str) -> None:
+    """Fail where the rows are searched, or indexed."""
+    for name in names or ("_search_rows", "_read_rows"):
+        setattr(stores.skills if name == "_search_rows" else stores.skills._index, name, None)  # type: ignore[attr-defined]
+
+
+async def totals(stores: AllStores) -> list[int]:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"query": "number 1"},
+        {"query": "other"},
+        {"query": "text"},
+        {"tags": ["tag3"]},
+        {"tags": ["many"]},
+        {"min_quality": 0.5},
+        {"query": "e", "min_quality": 0.8, "tags": ["tag1", "tag2"]},
+    ]
+    return [(await stores.skills.search(**one)).total for one in asked]
+
+
+async def expected_totals(stores: AllStores) -> list[int]:
+    """The same, of the records."""
+    found = [one async for one in stores.skills.scan()]
+
+    def has(text: str) -> Callable[[StoredSkill], bool]:
+        return lambda one: any(text in each for each in (one.name, one.description, *one.tags))
+
+    conditions: list[Callable[[StoredSkill], bool]] = [
+        lambda _: True,
+        has("number 1"),
+        has("other"),
+        has("text"),
+        lambda one: "tag3" in one.tags,
+        lambda one: "many" in one.tags,
+        lambda one: one.quality_score >= 0.5,
+        lambda one: has("e")(one) and one.quality_score >= 0.8 and not {"tag1", "tag2"}.isdisjoint(one.tags),
+    ]
+    return [sum(map(condition, found)) for condition in conditions]
+
+
+async def test_the_next_handle_begins_with_what_is_stored(path: Path) -> None:
+    await fill(path)
+    ((pieces, there),) = stored(path)
+    assert pieces == there > 1
+    async with opened(path) as stores:
+        forbid_reading(stores)
+        assert await totals(stores) == await expected_totals(stores)
+        page = await stores.skills.search(query="number 1", limit=5)
+        assert [one.id for one in page.data] == [f"skill {n}" for n in (19, 109, 119, 129, 139)]
+
+
+async def test_changes_since_then_are_taken_in_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_AT_ONCE", 10)
+    await fill(path)
+    async with opened(path) as stores:  # which never searches, and so has no index
+        for number in range(30):
+            await stores.skills.create(skill(number, "other", quality_score=1.0, tags=("new", "tag3")))
+            await stores.skills.create(skill(1000 + number, tags=tuple(f"many {n}" for n in range(600))))
+            await stores.skills.delete(f"skill {50 + number}")
+        await stores.skills.create(skill(2000, "other", tags=("many",)))
+        async with opened(path) as other:
+            forbid_reading(other)
+            assert await totals(other) == await expected_totals(other)
+            await quiet(other)
+            assert await totals(other) == await expected_totals(other)
+
+
+async def test_it_is_stored_again_after_many_changes_and_no_sooner(path: Path) -> None:
+    await fill(path)
+    first = rows(path, "SELECT generation FROM search_indexes")
+    async with opened(path) as stores:
+        await totals(stores)
+        await stores.skills.create_many([skill(number) for number in range(1000, 1090)])
+    assert rows(path, "SELECT generation FROM search_indexes") == first
+    async with opened(path) as stores:
+        await totals(stores)
+        await stores.skills.create_many([skill(number) for number in range(2000, 2300)])
+        await quiet(stores)
+        await totals(stores)
+        await quiet(stores)
+        ((pieces, there),) = stored(path)
+        assert pieces == there
+        assert rows(path, "SELECT generation FROM search_indexes") != first
+        assert rows(path, "SELECT COUNT(*) FROM search_index_pieces") == [(pieces,)]
+    async with opened(path) as stores:
+        forbid_reading(stores)
+        assert await totals(stores) == await expected_totals(stores)
+
+
+def stored_strings(path: Path) -> set[bytes]:
+    """The strings that the index in the file knows."""
+    with closing(sqlite3.connect(path)) as db:
+        one = StoredIndex.last(db, "skills")
+        assert one is not None
+        steps = DocumentIndex.load(one.frames(db))
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                known = done.value[0]._grams
+                return {known._string(node) for node in range(known._nodes)}
+
+
+async def test_nothing_of_what_was_deleted_is_in_it_after_close(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grams, "_FEWEST", 2)  # what three documents have is known letter by letter
+    async with opened(path) as stores:
+        await stores.skills.create_many([skill(n, "secret" if n % 2 else "text") for n in range(400)])
+        await stores.skills.create_many([skill(1000 + n, "xylophone") for n in range(5)])
+        await totals(stores)
+        await quiet(stores)
+    assert {b"secret", b"xylophone"} <= stored_strings(path)
+    async with opened(path) as stores:
+        await totals(stores)
+        for number in range(1, 200, 2):
+            await stores.skills.delete(f"skill {number}")
+        for number in range(201, 400, 2):
+            await stores.skills.create(skill(number, "replaced"))
+    found = stored_strings(path)
+    assert b"replaced" in found
+    assert not any(b"secr" in string for string in found)
+    async with opened(path) as stores:  # which is not searched, and changes too little to store it for that
+        for number in range(5):
+            await stores.skills.delete(f"skill {1000 + number}")
+    found = stored_strings(path)
+    assert b"replaced" in found
+    assert not any(b"xy" in string for string in found)
+    async with opened(path) as stores:
+        forbid_reading(stores)
+        assert await totals(stores) == await expected_totals(stores)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE search_index_pieces SET data = data || x'00' WHERE piece & 3 = 1",
+        "UPDATE search_index_pieces SET data = zeroblob(length(data)) WHERE piece & 3 = 0",
+        "UPDATE search_index_pieces"
+        " SET data = CAST(substr(data, 1, 1500) || x'65' || substr(data, 1502) AS BLOB)"
+        " WHERE piece = (SELECT MAX(piece) - 1 FROM search_index_pieces)",
+        "DELETE FROM search_index_pieces WHERE piece & 3 = 2",
+        "UPDATE search_indexes SET seen = seen - 50",
+        "UPDATE search_indexes SET pieces = 0",
+    ],
+)
+async def test_one_that_cannot_be_relied_on_is_built_anew(path: Path, damage: str) -> None:
+    await fill(path)
+    if damage.startswith("UPDATE search_indexes SET seen"):  # of the changes since, some are forgotten
+        change(
+            path,
+            "DELETE FROM document_changes WHERE number < (SELECT MAX(number) - 20 FROM document_changes)",
+        )
+    change(path, damage)
+    async with opened(path) as stores:
+        assert await totals(stores) == await expected_totals(stores)
+        await quiet(stores)
+        assert stores.skills._index._loaded >= 0  # type: ignore[attr-defined]  # it was built from the rows
+        forbid_reading(stores, "_search_rows")
+        assert await totals(stores) == await expected_totals(stores)
+
+
+async def test_one_of_another_format_is_built_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("kpstore.index.documents.FORMAT", "0 little")
+        await fill(path)
+    assert stored(path)
+    async with opened(path) as stores:
+        assert await totals(stores) == await expected_totals(stores)
+        await quiet(stores)
+    async with opened(path) as stores:  # it has been replaced
+        forbid_reading(stores)
+        assert await totals(stores) == await expected_totals(stores)
+
+
+async def test_a_search_that_waits_is_answered_where_the_index_is_closed_under_it(path: Path) -> None:
+    await fill(path)
+    stores = await create_store("sqlite", settings=Settings(sqlite_path=str(path)))
+    searches = [asyncio.ensure_future(totals(stores)) for _ in range(5)]
+    await asyncio.sleep(0)
+    await stores.close()
+    for one in await asyncio.gather(*searches, return_exceptions=True):
+        assert isinstance(one, (list, Exception))
+
+
+async def test_one_that_would_be_mostly_pending_is_not_stored(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grams, "_CHUNK_BYTES", 1000)  # little is taken in at a time
+    await fill(path)
+    change(path, "DELETE FROM search_indexes")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        index = search.SearchIndex("skills", is_stored=True)
+        while not index.is_current or not index._index or not index._index.can_be_saved:
+            index.work(db, 0.0)
+        assert index.backlog > 300
+        working, index.work = index.work, lambda *_: True  # type: ignore[method-assign]  # which has no time
+        assert index.store_last(db) is None
+        index.work = working  # type: ignore[method-assign]
+        assert index.store_last(db) is not None
+
+
+async def test_small_stores_and_those_in_memory_store_none(path: Path) -> None:
+    async with opened(path) as stores:
+        await stores.skills.create_many([skill(number) for number in range(299)])
+        await totals(stores)
+    assert stored(path) == []
+    async with create_store("sqlite", settings=Settings(sqlite_path=":memory:")) as stores:
+        await stores.skills.create_many([skill(number) for number in range(1001)])
+        await totals(stores)
+        await quiet(stores)
+        database = stores.skills._database  # type: ignore[attr-defined]
+        assert await database.read(lambda db: db.execute("SELECT * FROM search_indexes").fetchall()) == []
+
+
+# --- who writes, and when ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def db() -> Any:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for name, columns in stored_index.TABLES.items():
+            connection.execute(f"CREATE TABLE {name} ({columns})")
+        yield connection
+
+
+def test_one_that_is_being_written_is_left_alone_until_it_is_abandoned(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = StoredIndex.begin(db, "skills", 1)
+    first.write(db, b"one")
+    assert StoredIndex.is_being_written(db, "skills")
+    assert not StoredIndex.is_being_written(db, "knowledge_units")
+    assert StoredIndex.last(db, "skills") is None
+    assert not sweep(db)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 601 * 10**9)
+    assert not StoredIndex.is_being_written(db, "skills")
+    second = StoredIndex.begin(db, "skills", 2)
+    second.write(db, b"two")
+    second.finish(db, "skills")
+    while sweep(db):
+        pass
+    assert db.execute("SELECT data FROM search_index_pieces").fetchall() == [(b"two",)]
+    with pytest.raises(UnreadableError):
+        first.write(db, b"more")
+    found = StoredIndex.last(db, "skills")
+    assert found is not None
+    assert found.seen == 2
+
+
+def test_the_last_one_of_each_table_is_kept(db: sqlite3.Connection) -> None:
+    for kind, seen in (("skills", 1), ("knowledge_units", 2), ("skills", 3)):
+        one = StoredIndex.begin(db, kind, seen)
+        for number in range(5):
+            one.write(db, b"%d %d" % (seen, number))
+        one.finish(db, kind)
+    while sweep(db):
+        pass
+    kept = [data for (data,) in db.execute("SELECT data FROM search_index_pieces ORDER BY piece")]
+    assert kept == [b"%d %d" % (seen, number) for seen in (2, 3) for number in range(5)]
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+WRITER = """
+    import asyncio, sys, random
+    sys.path.insert(0, {folder!r})
+    import test_sqlite_stored_index as tests
+    from kpstore.backends.sqlite import search, stored_index
+
+    search._WORTH_STORING, search._CHANGES_DUE, stored_index.PIECE_BYTES = 300, 20, 2048
+
+    async def main():
+        dice = random.Random({seed})
+        async with tests.opened(tests.Path({path!r})) as stores:
+            while True:
+                many = [tests.skill(dice.randrange(1500), dice.choice(["text", "other"])) for _ in range(260)]
+                await stores.skills.create_many(many)
+                await stores.skills.delete(f"skill {{dice.randrange(1500)}}")
+                await stores.skills.search(query="other")
+                print(flush=True)
+
+    asyncio.run(main())
+"""
+
+
+async def test_a_kill_at_any_moment_leaves_an_index_that_agrees_with_the_rows(path: Path) -> None:
+    """Killed while it writes, while it stores the index, and while it removes the last one."""
+    dice = random.Random(0)
+    await fill(path, 300)
+    read = 0
+    for seed in range(8):
+        script = textwrap.dedent(WRITER.format(folder=str(Path(__file__).parent), seed=seed, path=str(path)))
+        writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()  # it has begun
+        await asyncio.sleep(dice.uniform(0, 0.5))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        async with opened(path) as stores:
+            assert await totals(stores) == await expected_totals(stores)
+            index = stores.skills._index  # type: ignore[attr-defined]
+            read += index._loaded == -1  # it did not come from the rows
+            if seed % 2:
+                await quiet(stores)
+                assert await totals(stores) == await expected_totals(stores)
+    assert read > 4
+    with suppress(FileNotFoundError):
+        assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_file_of_the_version_without_one_is_upgraded(path: Path) -> None:
+    async with opened(path) as stores:
+        await stores.skills.create(skill(1))
+    schema_now = rows(path, "SELECT name, sql FROM sqlite_master ORDER BY name")
+    with closing(sqlite3.connect(path)) as db:  # what version 2 was
+        db.execute("DROP TABLE search_indexes")
+        db.execute("DROP TABLE search_index_pieces")
+        name = "skills_insert_is_noted"
+        (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        db.execute(f"DROP TRIGGER {name}")
+        db.execute(sql.replace(str(search._KEPT), "50000"))
+        db.execute("PRAGMA user_version = 2")
+        db.commit()
+    assert rows(path, "SELECT name, sql FROM sqlite_master ORDER BY name") != schema_now
+    async with opened(path) as stores:
+        assert (await stores.skills.search(query="text")).total == 1
+    assert rows(path, "SELECT name, sql FROM sqlite_master ORDER BY name") == schema_now

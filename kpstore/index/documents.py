@@ -133,6 +133,7 @@ class DocumentIndex:
             indexed=self._grams.believed.serialize(),
             again=BitMap(self._many_tags).serialize(),
             laid_out_for=self._grams.laid_out_for,
+            deep=self._grams.deep,
         )
         members = self._order.members
         for number in range((members.max() >> BLOCK_BITS) + 1 if members else 0):
@@ -162,7 +163,7 @@ class DocumentIndex:
         if not isinstance(head, Head) or head.format != FORMAT:
             raise ValueError("a search index of another format")
         believed = BitMap.deserialize(head.indexed)
-        index._grams.begin(believed.copy(), head.laid_out_for)
+        index._grams.begin(believed.copy(), head.laid_out_for, head.deep)
         positions, keys = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)]
         for frame in frames:
             match frame:

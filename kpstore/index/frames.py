@@ -22,13 +22,14 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag=0):
         format: `FORMAT`.
         indexed: a set, the documents in the trie.
         again: a set, documents that are to be put again, whatever else the frames say of them.
-        laid_out_for: see `GramIndex`.
+        laid_out_for, deep: see `GramIndex`.
     """
 
     format: str
     indexed: bytes
     again: bytes
     laid_out_for: int
+    deep: int
 
 
 class Documents(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -34,8 +34,11 @@ SEPARATOR = 0xFF
 # that the dearest query costs 0.1 to 0.5 ms; a lower bound makes the trie deeper and larger.
 _FEWEST, _MOST = 256, 2000
 _SHARE = 200  # between these, one in so many documents
-# Texts alike by the thousand (a boilerplate) would extend the trie by every one of their substrings.
-_MAX_DEPTH = 16
+# Texts alike by the thousand (a boilerplate) would extend the trie by every one of their substrings: strings
+# longer than the first number are extended only as long as all such postings together have no more than so
+# many entries for each document; a tag or a phrase that is frequent takes a few.
+_DEEP, _MAX_DEPTH = 16, 64
+_DEEP_SHARE = 100
 _STARTS = 48  # places in a query from which the trie is tried
 _SMALLEST = 6  # postings that are intersected
 # Texts that are put into the trie together: more share the work, but sorting what is found in
@@ -93,6 +96,7 @@ class GramIndex:
         self._watchers: list[set[int]] = []
         self._job: Turns | None = None
         self._laid_out_for = 0  # documents
+        self._deep = 0  # entries of postings of long strings that are extended
         self._overfull: list[int] = []
         # Nodes: 0 is the root, which is nobody's child, so that 0 stands for "no child" too.
         self._nodes = 1
@@ -197,7 +201,8 @@ class GramIndex:
 
     def _candidates(self, query: bytes) -> _Found:
         """The documents in the trie that contain the query, and perhaps others; of the hidden ones, any."""
-        nodes: set[int] = set()
+        nodes: list[int] = []
+        end = 0  # of the part of the query that they cover
         children, row_of = self._children, self._row_of
         for start in range(min(len(query), _STARTS)):
             row, node, depth = _ROOT, 0, 0
@@ -211,7 +216,11 @@ class GramIndex:
                     break
             if depth == len(query):
                 return _Found(self._postings.get(node), True)
-            nodes.add(node)
+            if start + depth > end:  # or it is a part of one that was found
+                end = start + depth
+                nodes.append(node)
+            if end == len(query):
+                break
         postings = sorted(map(self._postings.get, nodes), key=len)
         return _Found(BitMap.intersection(*postings[:_SMALLEST]), False)
 
@@ -291,8 +300,12 @@ class GramIndex:
             depth = 0
             while len(at):
                 depth += 1
-                self._add_missing(row, data[at])
                 node = self._children[row, data[at]]
+                missing = node == 0
+                if missing.any():
+                    self._add_missing(row[missing], data[at[missing]])
+                    node = self._children[row, data[at]]
+                yield
                 yield from self._post(node, documents[at], is_deepest=depth == _MAX_DEPTH)
                 yield
                 row, at = self._row_of[node], at + 1
@@ -301,8 +314,7 @@ class GramIndex:
 
     def _add_missing(self, row: Ints, byte: NDArray[np.uint8]) -> None:
         """Make the nodes that have no place in the trie yet."""
-        missing = self._children[row, byte] == 0
-        for place in np.unique(row[missing].astype(np.int64) << 8 | byte[missing]).tolist():
+        for place in np.unique(row.astype(np.int64) << 8 | byte).tolist():
             self._add_node(self._node_of.item(place >> 8), place & 0xFF, BitMap())
 
     def _add_node(self, parent: int, byte: int, posting: BitMap) -> int:
@@ -370,11 +382,13 @@ class GramIndex:
                 yield
         while trial.work(0):
             yield
-        for string in [trial._string(node) for node in trial._node_of[_ROOT + 1 : trial._rows].tolist()]:
+        for row in range(_ROOT + 1, trial._rows):
             node = 0
-            for byte in string:  # every prefix of it has been extended before it
-                row = self._row_of.item(node)
-                node = self._children.item(row, byte) or self._add_node(node, byte, BitMap())
+            for byte in trial._string(
+                trial._node_of.item(row)
+            ):  # every prefix of it has been extended before it
+                place = self._row_of.item(node), byte
+                node = self._children.item(place) or self._add_node(node, byte, BitMap())
             yield from self._extend(node)
             yield
         for node in range(trial._nodes):  # to let go of all at once would take 10 ms
@@ -384,9 +398,12 @@ class GramIndex:
 
     def _extend(self, node: int) -> Turns:
         """Give a node its children."""
-        if self._row_of[node]:
-            return
         string = self._string(node)
+        size = len(self._postings.get(node))
+        is_deep = len(string) >= _DEEP
+        if self._row_of[node] or (is_deep and self._deep + size > _DEEP_SHARE * len(self._in_trie)):
+            return
+        self._deep += size if is_deep else 0
         pairs = []
         rest = iter(list(self._postings.get(node)))
         while chunk := list(islice(rest, _PER_TURN)):
@@ -412,6 +429,11 @@ class GramIndex:
     def laid_out_for(self) -> int:
         """The number of documents that the trie was last laid out for."""
         return self._laid_out_for
+
+    @property
+    def deep(self) -> int:
+        """The number of entries in postings of long strings that are extended."""
+        return self._deep
 
     @property
     def is_at_work(self) -> bool:
@@ -475,10 +497,11 @@ class GramIndex:
         self._children[self._row_of[parents], self._letter[first:end]] = np.arange(first, end)
         self._postings.pack(np.frombuffer(nodes.ends, np.uint32), nodes.postings)
 
-    def begin(self, believed: BitMap, laid_out_for: int) -> None:
-        """What the trie of an index that is `load`ed next is right of, and was laid out for."""
+    def begin(self, believed: BitMap, laid_out_for: int, deep: int) -> None:
+        """What is known of the trie that is `load`ed next."""
         self._in_trie = believed
         self._laid_out_for = laid_out_for
+        self._deep = deep
 
 
 def _following(string: bytes, texts: list[tuple[int, bytes]]) -> Pairs:

@@ -86,8 +86,8 @@ def naive(texts: dict[int, bytes], query: bytes) -> list[int]:
 def check_postings(index: GramIndex, texts: dict[int, bytes]) -> None:
     """Each node has exactly the documents that contain its string; extended ones, all their children."""
     strings: dict[bytes, list[int]] = {}
+    ends = range(1, max(map(len, strings_of(index))) + 2)
     for position, text in sorted(texts.items()):
-        ends = range(1, _MAX_DEPTH + 1)
         for string in {text[at : at + length] for at in range(len(text)) for length in ends}:
             if _END not in string:
                 strings.setdefault(string, []).append(position)
@@ -221,6 +221,33 @@ def test_a_boilerplate_does_not_extend_the_trie_without_end() -> None:
     finish(index)
     assert max(map(len, strings_of(index))) == _MAX_DEPTH
     for query in (b"0123456789" * 15, b"0123456789" * 20 + b" 7", b"9012345678" * 20):
+        assert list(answer(index.find(query))) == naive(texts, query)
+
+
+def test_a_long_string_that_is_frequent_needs_no_look_at_its_documents() -> None:
+    index = GramIndex(20)
+    tags = [b"how-to-develop-for-the-web", b"engineering-of-data-pipelines"]
+    texts = {position: tags[position % 2] + b"\xff%d" % position for position in range(400)}
+    for position, text in texts.items():
+        index.put(position, text)
+    finish(index)
+    for query in (tags[0], tags[1], tags[0][3:], tags[1][1:-1]):
+        assert index._candidates(query).is_exact
+        assert list(answer(index.find(query))) == naive(texts, query)
+    assert index.deep > 0
+
+
+def test_a_long_boilerplate_is_not_known_by_every_part_of_it() -> None:
+    dice = random.Random(7)
+    index = GramIndex(20)
+    boilerplate = bytes(dice.choices(range(97, 123), k=400))
+    texts = {position: boilerplate + b" %d" % position for position in range(300)}
+    for position, text in texts.items():
+        index.put(position, text)
+    finish(index)
+    assert 90 * len(texts) < index.deep <= 100 * len(texts)
+    assert index._nodes < 17 * len(boilerplate)
+    for query in (boilerplate, boilerplate[100:250], boilerplate[350:] + b" 7"):
         assert list(answer(index.find(query))) == naive(texts, query)
 
 

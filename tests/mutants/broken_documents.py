@@ -1010,3 +1010,32 @@ def the_index_of_a_handle_follows_only_a_few_changes(stores: AllStores) -> None:
         return True
 
     patch(index, _apply_changes=mutated)
+
+
+@mutant("KNOW-3", base="sqlite")
+def a_stored_index_passes_for_one_of_today(stores: AllStores) -> None:
+    """A handle begins with the index that it finds in the file, and misses what has changed since."""
+    index: Any = stores.knowledge._index  # type: ignore[attr-defined]
+    readable = index._readable
+
+    def mutated(db: Any) -> Any:
+        found = readable(db)
+        if found is not None:
+            found.seen = db.execute("SELECT COALESCE(MAX(number), 0) FROM document_changes").fetchone()[0]
+        return found
+
+    patch(index, _readable=mutated)
+
+
+@mutant("KNOW-4", base="sqlite")
+def a_stored_index_lacks_what_was_waiting(stores: AllStores) -> None:
+    """Units that the index had not yet taken in when it was stored are not put into it when it is loaded."""
+    index: Any = stores.knowledge._index  # type: ignore[attr-defined]
+    load = index._load
+
+    def mutated() -> None:
+        load()
+        if index._again:
+            index._again = [0]
+
+    patch(index, _load=mutated)

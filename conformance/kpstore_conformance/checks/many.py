@@ -119,7 +119,8 @@ async def _compare_board(stores: AllStores, dice: random.Random) -> None:
 )
 async def many_units(lab: Lab) -> None:
     """Of 3,000 units, while hundreds are replaced, deleted and added, each search's total and page are those
-    of the units that it must find, whatever it asks for; so they are by another handle, where one can be.
+    of the units that it must find, whatever it asks for; so they are by another handle, where one can be, and
+    by one that opens them later, where something changed in between.
     """
     stores = await lab.open()
     handles = [stores]
@@ -130,8 +131,9 @@ async def many_units(lab: Lab) -> None:
     assert await stores.knowledge.create_many(units) == UNITS
     known = {unit.id: unit.unit for unit in units}  # in the order of first insertion
     fresh = dataset.units(UNITS, seed=8)
-    for _ in range(8):
-        for _ in range(60):
+
+    async def change(handles: list[AllStores], times: int) -> None:
+        for _ in range(times):
             entry = next(fresh)
             action = dice.random()
             if action < 0.3:
@@ -145,8 +147,17 @@ async def many_units(lab: Lab) -> None:
                 entry = replace(entry, id=id, unit=entry.unit | {"id": id})
             known[entry.id] = entry.unit
             await dice.choice(handles).knowledge.create(entry)
+
+    for _ in range(8):
+        await change(handles, 60)
         for handle in handles:
             await _compare_units(handle, known, dice)
+    if Capability.DURABLE in stores.capabilities:
+        for _ in range(2):
+            await lab.close()
+            await change([await lab.open()], 60)  # which asks for nothing
+            await lab.close()
+            await _compare_units(await lab.open(), known, dice)
 
 
 async def _compare_units(stores: AllStores, known: dict[str, Any], dice: random.Random) -> None:

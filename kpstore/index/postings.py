@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,13 +12,12 @@ from pyroaring import BitMap
 
 from kpstore.index.pages import Pages
 
-_BLOCK_BITS = 9
-BLOCK = 1 << _BLOCK_BITS
-"""Nodes whose postings are packed together."""
+_PER_TURN = 512  # sets that are changed, in 0.3 ms
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
+    first: int  # node
     ends: NDArray[np.uint32]
     data: bytes
 
@@ -30,6 +30,7 @@ class Postings:
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
+        self._starts: list[int] = []  # their first nodes
         self._without = BitMap()  # documents that the packed postings name and that are not there any more
         self._sets: Pages[BitMap] = Pages()  # all others, and the packed ones that have changed
         self.sets = 0
@@ -40,8 +41,8 @@ class Postings:
         return self._unpacked(node) if posting is None else posting
 
     def _unpacked(self, node: int) -> BitMap:
-        block = self._blocks[node - 1 >> _BLOCK_BITS]
-        at = node - 1 & BLOCK - 1
+        block = self._blocks[bisect_right(self._starts, node) - 1]
+        at = node - block.first
         begin = block.ends.item(at - 1) if at else 0
         posting = BitMap.deserialize(block.data[begin : block.ends.item(at)])
         if posting.intersect(self._without):
@@ -66,14 +67,15 @@ class Postings:
         self._sets.pop(node)
         self.sets -= 1
 
-    def pack(self, ends: NDArray[np.uint32], data: bytes) -> None:
-        """Add the postings of the next nodes, `BLOCK` of them but for the last time; before any other."""
-        self._blocks.append(_Block(ends, data))
+    def pack(self, first: int, ends: NDArray[np.uint32], data: bytes) -> None:
+        """Add the postings of nodes from the first one on: where each ends in the data."""
+        self._blocks.append(_Block(first, ends, data))
+        self._starts.append(first)
 
     def without(self, documents: BitMap) -> Iterator[None]:
         """Remove documents from all postings, in steps of 0.3 ms."""
         self._without |= documents
-        for sets in self._sets.chunks(BLOCK):
+        for sets in self._sets.chunks(_PER_TURN):
             for posting in sets:
                 posting.difference_update(documents)
             yield

@@ -296,6 +296,25 @@ async def test_a_look_up_changes_nothing(database: Database) -> None:
         near.execute("INSERT INTO numbers VALUES (1)")
 
 
+async def test_a_large_record_is_read_elsewhere(stores: AllStores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = stores.skills
+    read, elsewhere = store._database.read, list[str]()
+
+    def noticed(function: Any, id: str) -> Any:
+        elsewhere.append(id)
+        return read(function, id)
+
+    monkeypatch.setattr(store._database, "read", noticed)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    for id, size in (("small", near.NEAR_BYTES - 2000), ("large", near.NEAR_BYTES + 1)):
+        record = StoredSkill(
+            id=id, name="n", description="", content="x" * size, created_at=now, updated_at=now
+        )
+        await stores.skills.create(record)
+        assert await stores.skills.get_by_id(id) == record
+    assert elsewhere == ["large"]
+
+
 async def test_long_histories_and_many_refusals_are_read_elsewhere(stores: AllStores) -> None:
     database: Database = stores.reputation._database  # type: ignore[attr-defined]
     hops = 0

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from kpstore.backends.sqlite.near import NearConnection
+from kpstore.backends.sqlite.near import NEAR_BYTES, NearConnection
 from kpstore.backends.sqlite.schema import bring_up_to_date, check_version, is_current
 from kpstore.backends.sqlite.search import SearchIndex
 from kpstore.backends.sqlite.stored_index import UnreadableError, remove_all, sweep
@@ -207,6 +207,7 @@ class Database:
         )
         try:
             db.execute("PRAGMA query_only = ON")
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, NEAR_BYTES)  # a larger row is refused before it is read
             # Opens the file and its log, which another handle may be making at this moment.
             _patiently(lambda: db.execute("SELECT 1 FROM erasure").fetchone())
         except BaseException:
@@ -233,7 +234,7 @@ class Database:
     async def look_up(self, function: Callable[..., T], *arguments: Any) -> T:
         """`function(connection, *arguments)` for a read of a few rows by key, without a hop.
 
-        Whatever goes wrong here, a lock, a damaged row or a `TooMuchHereError`
+        Whatever goes wrong here, a lock, a large or damaged row or a `TooMuchHereError`
         of the function's own, goes to another thread, which waits, or says what it is.
         """
         self._context.check_open()

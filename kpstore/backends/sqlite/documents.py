@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from kpstore.backends.sqlite.columns import last_position, text_column
-from kpstore.backends.sqlite.near import NEAR_BYTES, TooMuchHereError, is_near
 from kpstore.backends.sqlite.search import SearchIndex
 from kpstore.backends.sqlite.stored_index import UnreadableError, sweep
 from kpstore.errors import KpStoreError
@@ -105,13 +104,8 @@ class SqliteDocuments(DocumentStore[R]):
         return await self._database.look_up(self._body, id)
 
     def _body(self, db: sqlite3.Connection, id: str) -> bytes | None:
-        row = db.execute(f"SELECT position FROM {self.table} WHERE id = ?", (id,)).fetchone()
-        if row is None:
-            return None
-        with db.blobopen(self.table, "body", row[0], readonly=True) as body:
-            if is_near(db) and len(body) > NEAR_BYTES:
-                raise TooMuchHereError
-            return body.read()
+        row = db.execute(f"SELECT CAST(body AS BLOB) FROM {self.table} WHERE id = ?", (id,)).fetchone()
+        return None if row is None else row[0]
 
     async def _delete(self, id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:

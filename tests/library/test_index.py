@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Generator, Iterable
 from typing import TypeVar
@@ -358,6 +359,10 @@ def check_search(dice: random.Random, index: DocumentIndex, documents: dict[int,
     assert list(index.of_agent(agent)) == sorted(
         one for one, document in documents.items() if document.agent_id == agent
     )
+
+
+def test_the_garbage_collector_does_not_walk_through_documents() -> None:
+    assert not gc.is_tracked(document_of(random.Random(1), 1))
 
 
 def test_every_filter_and_page_is_that_of_the_plain_definition() -> None:

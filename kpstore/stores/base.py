@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
-from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,13 +18,11 @@ from kpstore.clock import Clock, system_clock, to_micros
 from kpstore.errors import ConfigurationError, DataCorruptionError, StoreClosedError, ValidationError
 from kpstore.stores import rules
 from kpstore.text import PART, fold, parts
+from kpstore.turns import Turns
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How long decoding may keep the event loop before it lets it turn: a slice of 2 ms
-# makes everybody's thread hop 4 ms long, one of 0.5 ms goes unnoticed.
-_SLICE_S = 0.0005
 # One page of the longest list that a store reads at a time when it lists everything.
 SCAN_BATCH = 500
 
@@ -137,12 +134,11 @@ class Codec(Generic[R]):
     async def decode_all(self, bodies: Iterable[bytes]) -> list[R]:
         """Every record in `bodies`, in order, while the event loop goes on turning."""
         records = []
-        turn_due = perf_counter() + _SLICE_S
+        turns = Turns()
         for body in bodies:
             records.append(self.decode(body))
-            if perf_counter() > turn_due:
-                await asyncio.sleep(0)
-                turn_due = perf_counter() + _SLICE_S
+            if turns.is_due:
+                await turns.give()
         return records
 
 
@@ -162,19 +158,18 @@ async def walk(
     context.check_open()
     size = rules.integer(batch_size, "batch_size", 1)
     after, until = -1, await last()
+    turns = Turns()
     while after < until:
         context.check_open()
         found = await batch(after, until, size)
         if not found:
             break
-        turn_due = perf_counter() + _SLICE_S
         for position, item in found:
             context.check_open()
             yield item  # which the caller decodes: its time counts too
             after = position
-            if perf_counter() > turn_due:
-                await asyncio.sleep(0)
-                turn_due = perf_counter() + _SLICE_S
+            if turns.is_due:
+                await turns.give()
     context.check_open()  # it may have been closed while the last record was looked at
 
 
@@ -188,7 +183,7 @@ async def numbered(items: object, field: str) -> AsyncIterator[tuple[int, object
         source: Iterator[object] = iter(whole)
     except Exception as error:
         raise ValidationError(field, "must be a list of records") from error
-    turn_due = perf_counter() + _SLICE_S
+    turns = Turns()
     for index in count():
         try:
             item = next(source)
@@ -197,15 +192,14 @@ async def numbered(items: object, field: str) -> AsyncIterator[tuple[int, object
         except Exception as error:  # the caller's own, which is not one of a store
             raise ValidationError(field, "cannot be read to its end") from error
         yield index, item
-        if perf_counter() > turn_due:
-            await asyncio.sleep(0)
-            turn_due = perf_counter() + _SLICE_S
+        if turns.is_due:
+            await turns.give()
 
 
 async def fold_all(texts: Iterable[str]) -> tuple[str, ...]:
     """The folded texts, while the event loop goes on turning."""
     folded = []
-    turn_due = perf_counter() + _SLICE_S
+    turns = Turns()
     for text in texts:
         folded_parts = []
         for part in parts(text):
@@ -213,9 +207,8 @@ async def fold_all(texts: Iterable[str]) -> tuple[str, ...]:
                 folded_parts.append(await asyncio.to_thread(fold, part))
             else:
                 folded_parts.append(fold(part))
-            if perf_counter() > turn_due:
-                await asyncio.sleep(0)
-                turn_due = perf_counter() + _SLICE_S
+            if turns.is_due:
+                await turns.give()
         folded.append("".join(folded_parts))
     return tuple(folded)
 

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kpstore import AllStores, ManualClock, create_store
-from kpstore.backends.memory import slices
+from kpstore import AllStores, ManualClock, create_store, turns
 from kpstore.backends.memory.atoms import Due, Line, NumberedShards, Shards
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -82,7 +81,7 @@ async def test_the_collector_has_no_more_to_walk_over_with_more_records() -> Non
 async def test_a_list_of_all_agents_is_of_one_moment_while_they_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(slices, "SLICE_S", 0.0)  # a turn of the loop after each agent
+    monkeypatch.setattr(turns, "SLICE_S", 0.0)  # a turn of the loop after each agent
     async with create_store("memory", clock=ManualClock(NOW)) as stores:
         for n in range(1000):
             await stores.reputation.upsert(f"a{n}", 1, "r")

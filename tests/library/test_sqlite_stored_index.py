@@ -287,6 +287,8 @@ async def test_one_that_would_be_mostly_pending_is_not_stored(
         working, index.work = index.work, lambda *_: True  # type: ignore[method-assign]  # which has no time
         assert index.store_last(db) is None
         index.work = working  # type: ignore[method-assign]
+        while index.work(db, 1.0):
+            pass
         assert index.store_last(db) is not None
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
+from kpstore.index import Pages
+
 V = TypeVar("V", int, str, bytes)
 
 _SHARDS = 256
 _MIX = 0x9E3779B97F4A7C15  # spreads numbers, whose hashes are themselves (Knuth's multiplicative hashing)
-_SLICE = 4096  # neighbours in one dictionary of a line
 _SECOND = 1_000_000
 
 
@@ -42,27 +43,19 @@ class NumberedShards(Generic[V]):
         return self._shards[number * _MIX >> 56 & _SHARDS - 1]
 
 
-class Line(Generic[V]):
+class Line(Pages[V]):
     """A list that grows, and never shrinks."""
 
     def __init__(self) -> None:
-        self._slices: list[dict[int, V]] = []
+        super().__init__()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> V:
-        return self._slices[index // _SLICE][index]
-
-    def __setitem__(self, index: int, value: V) -> None:
-        self._slices[index // _SLICE][index] = value
-
     def append(self, value: V) -> None:
         """Add a value after all others."""
-        if self._length % _SLICE == 0:
-            self._slices.append({})
-        self._slices[-1][self._length] = value
+        self[self._length] = value
         self._length += 1
 
 

@@ -8,10 +8,11 @@ from itertools import islice
 from typing import TypeVar
 
 from kpstore.backends.memory.atoms import Shards
-from kpstore.backends.memory.slices import SLICE_S, in_slices
+from kpstore.backends.memory.slices import in_slices
 from kpstore.index import DocumentIndex, Pages, text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
+from kpstore.turns import SLICE_S
 
 R = TypeVar("R")
 

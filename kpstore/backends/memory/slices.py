@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from time import perf_counter
 from typing import TypeVar
+
+from kpstore.turns import Turns
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-SLICE_S = 0.0005  # a longer slice makes every other task's turn late
 # Bytes that are decoded without a look at the watch: about 0.2 ms.
 _AT_ONCE_BYTES = 64 * 1024
 
 
 async def in_slices(items: Iterable[T], act: Callable[[T], None]) -> None:
     """Call `act` on each item."""
-    until = perf_counter() + SLICE_S
+    turns = Turns()
     for item in items:
         act(item)
-        if perf_counter() > until:
-            await asyncio.sleep(0)
-            until = perf_counter() + SLICE_S
+        if turns.is_due:
+            await turns.give()
 
 
 async def map_in_slices(act: Callable[[T], U], items: Iterable[T]) -> list[U]:

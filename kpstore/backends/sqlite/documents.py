@@ -16,6 +16,7 @@ from kpstore.errors import KpStoreError
 from kpstore.index import text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
+from kpstore.turns import SLICE_S
 
 if TYPE_CHECKING:  # the database's schema needs this module to upgrade old files
     from kpstore.backends.sqlite.database import Database
@@ -26,8 +27,6 @@ R = TypeVar("R")
 _BACKLOG = 256
 # Documents in one call that waits until they are in the index.
 _LARGE = 1000
-# Work on the index at a time: the interpreter's lock is held for so long.
-_SLICE_S = 0.0005
 
 # A list as one parameter, since there may be more values than SQLite allows parameters.
 _ANY_OF = "(SELECT value FROM json_each(?))"
@@ -126,7 +125,7 @@ class SqliteDocuments(DocumentStore[R]):
 
     async def _take_in(self) -> None:
         try:
-            while await self._database.search(self._index.work, _SLICE_S):
+            while await self._database.search(self._index.work, SLICE_S):  # with the interpreter's lock
                 if self._index.is_current:
                     self._is_indexed.set()
         except KpStoreError:

@@ -1,0 +1,28 @@
+"""Long loops let the event loop turn."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kpstore import create_store
+
+
+async def test_a_scan_in_small_batches_lets_others_have_their_turn() -> None:
+    async with create_store("memory") as stores:
+        for number in range(3000):
+            await stores.api_keys.create(f"agent{number}", ["read"], "free")
+        turned = 0
+
+        async def turn() -> None:
+            nonlocal turned
+            while True:
+                turned += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        before = turned
+        # Each batch takes a fraction of a slice, all of them ten slices.
+        assert len([one async for one in stores.api_keys.scan(batch_size=10)]) == 3000
+        assert turned > before + 3
+        other.cancel()

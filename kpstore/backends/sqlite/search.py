@@ -11,7 +11,7 @@ A large index is also stored in the file now and then, for handles to come: see 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from pyroaring import BitMap
 
 from kpstore.backends.sqlite.columns import column_text
 from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, pieces_of
-from kpstore.index import DocumentIndex
+from kpstore.index import DocumentIndex, KeptTexts
 from kpstore.stores import Document, DocumentQuery
 
 T = TypeVar("T")
@@ -71,30 +71,51 @@ def _triggers() -> Iterator[tuple[str, str, str]]:
             yield table, event, f"{table}_{event.lower()}_is_noted"
 
 
-class _RowTexts:
-    """The texts in the rows of a table."""
+class _RowTexts(KeptTexts):
+    """The texts of a table: in its rows, and in memory as soon as they have been read.
+
+    Looking for a string in one takes 0.2 us here, and 1.5 us in a row.
+    """
 
     def __init__(self, table: str) -> None:
+        super().__init__()
         self.db: sqlite3.Connection | None = None  # while it is being used
+        self.read_until: int | None = None  # those up to here have been read; all, if it is `None`
         among = "position IN (SELECT value FROM json_each(?))"
-        self._of = f"SELECT position, texts FROM {table} WHERE {among}"
+        self._rows = f"SELECT position, texts FROM {table} WHERE {among}"
         self._containing = f"SELECT position FROM {table} WHERE {among} AND instr(texts, ?)"
+        self._next = f"SELECT position, texts FROM {table} WHERE position > ? ORDER BY position LIMIT ?"
 
-    def put(self, position: int, text: bytes) -> None:
-        """Nothing: the row is there."""
-
-    def remove(self, position: int) -> None:
-        """Nothing: the row is gone."""
+    def read_on(self) -> None:
+        """Read some more into memory; the rows are those that the index is of."""
+        assert self.db is not None
+        rows = self.db.execute(self._next, (self.read_until, _PER_SLICE)).fetchall()
+        for position, text in rows:
+            self.put(position, bytes(text))
+        self.read_until = rows[-1][0] if len(rows) == _PER_SLICE else None
 
     def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         """See `Texts`."""
-        assert self.db is not None
-        return [(position, bytes(text)) for position, text in self.db.execute(self._of, (_json(positions),))]
+        found = super().of(positions)
+        for position, text in self._of_rows(self._rows, positions):
+            found.append((position, bytes(text)))
+        return found
 
     def containing(self, query: bytes, positions: Sequence[int]) -> list[int]:
         """See `Texts`."""
+        found = super().containing(query, positions)
+        found += [row[0] for row in self._of_rows(self._containing, positions, query)]
+        return found
+
+    def _of_rows(self, statement: str, positions: Sequence[int], *more: bytes) -> Iterable[tuple[Any, ...]]:
+        """The same of those of which there is no text in memory."""
+        missing = (
+            [] if self.read_until is None else [one for one in positions if self._texts.get(one) is None]
+        )
+        if not missing:
+            return ()
         assert self.db is not None
-        return [row[0] for row in self.db.execute(self._containing, (_json(positions), query))]
+        return self.db.execute(statement, (f"[{','.join(map(str, missing))}]", *more))
 
 
 class SearchIndex:
@@ -180,10 +201,16 @@ class SearchIndex:
                 has_more = not self._apply_changes(db, _PER_SLICE)
                 if self._index is not None and not has_more:
                     has_more = self._index.work(max(0.0, until - perf_counter()))
+                    if not has_more and self._texts.read_until is not None:
+                        self._texts.read_on()
+                        has_more = True
             if not has_more or perf_counter() >= until:
                 return has_more
 
     def _forget(self) -> None:
+        db = self._texts.db
+        self._texts = _RowTexts(self._table)
+        self._texts.db = db
         self._index = self._loading = self._again = None
         self._is_whole = self.is_current = False
 
@@ -202,6 +229,7 @@ class SearchIndex:
             self._read_rows(db)
         elif (stored := self._readable(db)) is not None:
             self._loading = DocumentIndex.load(stored.frames(db), self._texts)
+            self._texts.read_until = -1
             self._seen = stored.seen
             self._unstored = 0
         else:
@@ -362,10 +390,6 @@ def _has_notes(db: sqlite3.Connection, seen: int) -> bool:
     if seen == _last_change(db):
         return True
     return db.execute(f"SELECT 1 FROM {CHANGES} WHERE number = ?", (seen + 1,)).fetchone() is not None
-
-
-def _json(positions: Sequence[int]) -> str:
-    return f"[{','.join(map(str, positions))}]"
 
 
 def _last_change(db: sqlite3.Connection) -> int:

@@ -41,9 +41,11 @@ _DEEP, _MAX_DEPTH = 16, 64
 _DEEP_SHARE = 100
 _STARTS = 48  # places in a query from which the trie is tried
 _SMALLEST = 6  # postings that are intersected
-# Texts that are put into the trie together: more share the work, but sorting what is found in
-# them is one step of work, of 0.5 ms.
-_CHUNK_BYTES = 48 * 1024
+# Texts that are put into the trie together: more share the work.
+_CHUNK_BYTES = 128 * 1024
+# Places in them that are looked at together, by the byte there: sorting what is found is one step of work, of
+# 0.5 ms.
+_PLACES = 32 * 1024
 # Documents that are looked through, or whose postings are changed, between two turns of others: 0.1 ms.
 _PER_TURN = 256
 # From so many new documents on, the trie is laid out before it is filled, by a sample of them: extending a
@@ -295,9 +297,11 @@ class GramIndex:
         data = np.frombuffer(b"".join(text + _END for text in texts.values()), np.uint8)
         lengths = np.fromiter((len(text) + 1 for text in texts.values()), np.int64, len(texts))
         documents = np.repeat(np.fromiter(texts, np.int64, len(texts)), lengths)
-        for first in range(0, len(data), _CHUNK_BYTES):
+        yield
+        for places in _places(data):
+            yield
             # Where a string of the trie may begin, and the row of the node that has been reached from there.
-            at = first + np.flatnonzero(data[first : first + _CHUNK_BYTES] != SEPARATOR)
+            at = places
             row = np.full(len(at), _ROOT, np.int32)
             depth = 0
             while len(at):
@@ -504,6 +508,19 @@ class GramIndex:
         self._in_trie = believed
         self._laid_out_for = laid_out_for
         self._deep = deep
+
+
+def _places(data: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """All places in texts, a part of them at a time: those with equal bytes, which meet the same nodes."""
+    for first in range(0, len(data), _CHUNK_BYTES):
+        byte = data[first : first + _CHUNK_BYTES]
+        order = first + np.argsort(byte, kind="stable")
+        ends = np.cumsum(np.bincount(byte, minlength=SEPARATOR)[:SEPARATOR])
+        begin = 0
+        while begin < ends[-1]:
+            end = ends[np.searchsorted(ends, min(begin + _PLACES, ends[-1]))]
+            yield order[begin:end]
+            begin = end
 
 
 def _following(string: bytes, texts: list[tuple[int, bytes]]) -> Pairs:

@@ -60,6 +60,7 @@ _NODES_PER_REPLACED, _NODES_PER_STALE = 1000, 100
 # Room for the trie of some 200,000 documents, since a table that grows is copied while others wait:
 # 100,000 take 220,000 nodes, of which 48,000 are extended.
 _NODES, _ROWS = 1 << 20, 1 << 16
+_COLUMNS = 64  # bytes that occur in texts of one language, in lower case; all of Unicode has 243
 _ROOT = 1  # its row
 # A frame of nodes: 0.7 ms to make, and to write.
 _PER_FRAME, _FRAME_BYTES = 512, 64 * 1024
@@ -110,8 +111,11 @@ class GramIndex:
         # Of each node that is extended, its row in the table of children; 0 of the others.
         self._row_of: Ints = np.zeros(1, np.int32)
         self._node_of: Ints = np.zeros(2, np.int32)
-        self._children: Ints = np.zeros((2, 256), np.int32)  # by row and next byte
+        self._children: Ints = np.zeros((2, _COLUMNS), np.int32)  # by row, and column of the next byte
         self._rows = 1
+        # The columns of the bytes that occur: 1 and on. In column 0, that of all others, nobody has a child.
+        self._column_of: NDArray[np.uint8] = np.zeros(256, np.uint8)
+        self._columns = 1
         self._postings[0] = BitMap()
         self._add_row(0)
 
@@ -208,10 +212,11 @@ class GramIndex:
         nodes: list[int] = []
         end = 0  # of the part of the query that they cover
         children, row_of = self._children, self._row_of
+        columns = self._column_of[np.frombuffer(query, np.uint8)].tolist()
         for start in range(min(len(query), _STARTS)):
             row, node, depth = _ROOT, 0, 0
-            for byte in query[start : start + _MAX_DEPTH]:
-                node = children.item(row, byte)
+            for column in columns[start : start + _MAX_DEPTH]:
+                node = children.item(row, column)
                 if node == 0:  # nowhere
                     return _Found(BitMap(), True)
                 row = row_of.item(node)
@@ -297,6 +302,9 @@ class GramIndex:
         data = np.frombuffer(b"".join(text + _END for text in texts.values()), np.uint8)
         lengths = np.fromiter((len(text) + 1 for text in texts.values()), np.int64, len(texts))
         documents = np.repeat(np.fromiter(texts, np.int64, len(texts)), lengths)
+        for byte in np.flatnonzero(np.bincount(data, minlength=SEPARATOR)[:SEPARATOR]).tolist():
+            self._column(byte)
+        column = self._column_of[data]
         yield
         for places in _places(data):
             yield
@@ -306,11 +314,11 @@ class GramIndex:
             depth = 0
             while len(at):
                 depth += 1
-                node = self._children[row, data[at]]
+                node = self._children[row, column[at]]
                 missing = node == 0
                 if missing.any():
                     self._add_missing(row[missing], data[at[missing]])
-                    node = self._children[row, data[at]]
+                    node = self._children[row, column[at]]
                 yield
                 yield from self._post(node, documents[at], is_deepest=depth == _MAX_DEPTH)
                 yield
@@ -329,8 +337,22 @@ class GramIndex:
         self._make_room(self._nodes)
         self._parent[node], self._letter[node] = parent, byte
         self._postings[node] = posting
-        self._children[self._row_of[parent], byte] = node
+        self._children[self._row_of[parent], self._column(byte)] = node
         return node
+
+    def _column(self, byte: int) -> int:
+        """The column of a byte, which has one from now on."""
+        column = self._column_of.item(byte)
+        if column:
+            return column
+        column = self._columns
+        self._columns += 1
+        if column == self._children.shape[1]:
+            wider = np.zeros((len(self._children), 2 * column), np.int32)
+            wider[: self._rows, :column] = self._children[: self._rows]
+            self._children = wider
+        self._column_of[byte] = column
+        return column
 
     def _make_room(self, nodes: int) -> None:
         if nodes > len(self._row_of):
@@ -393,7 +415,7 @@ class GramIndex:
             for byte in trial._string(
                 trial._node_of.item(row)
             ):  # every prefix of it has been extended before it
-                place = self._row_of.item(node), byte
+                place = self._row_of.item(node), self._column(byte)
                 node = self._children.item(place) or self._add_node(node, byte, BitMap())
             yield from self._extend(node)
             yield
@@ -493,14 +515,16 @@ class GramIndex:
         self._make_room(end)
         self._nodes = end
         self._parent[first:end] = parents
-        self._letter[first:end] = np.frombuffer(nodes.letters, np.uint8)
+        letters = self._letter[first:end] = np.frombuffer(nodes.letters, np.uint8)
+        for byte in np.flatnonzero(np.bincount(letters)).tolist():
+            self._column(byte)
         rows = int(np.count_nonzero(extended))
         self._make_room_for_rows(self._rows + rows)
         at = first + np.flatnonzero(extended)
         self._row_of[at] = np.arange(self._rows, self._rows + rows)
         self._node_of[self._rows : self._rows + rows] = at
         self._rows += rows
-        self._children[self._row_of[parents], self._letter[first:end]] = np.arange(first, end)
+        self._children[self._row_of[parents], self._column_of[letters]] = np.arange(first, end)
         self._postings.pack(first, np.frombuffer(nodes.ends, np.uint32), nodes.postings)
 
     def begin(self, believed: BitMap, laid_out_for: int, deep: int) -> None:

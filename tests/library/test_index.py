@@ -225,6 +225,25 @@ def test_a_boilerplate_does_not_extend_the_trie_without_end() -> None:
         assert list(answer(index.find(query))) == naive(texts, query)
 
 
+def test_texts_of_all_of_unicode_are_found() -> None:
+    """More bytes occur, one after another, than there are columns at first."""
+    dice = random.Random(8)
+    index, texts = GramIndex(3), dict[int, bytes]()
+    for position in range(300):
+        most = 0x80 if position < 50 else 0x3000 if position < 150 else 0xD7FF
+        texts[position] = "".join(chr(dice.randrange(1, most)) for _ in range(30)).encode()
+        index.put(position, texts[position])
+        if position % 50 == 49:
+            finish(index)
+    check_postings(index, texts)
+    assert index._children.shape[1] > 128
+    for position in range(0, 300, 3):
+        begin = dice.randrange(20)
+        query = texts[position][begin : begin + dice.randint(1, 8)]
+        assert list(answer(index.find(query))) == naive(texts, query)
+    assert list(answer(index.find(b"\xf4"))) == []
+
+
 def test_a_long_string_that_is_frequent_needs_no_look_at_its_documents() -> None:
     index = GramIndex(20)
     tags = [b"how-to-develop-for-the-web", b"engineering-of-data-pipelines"]

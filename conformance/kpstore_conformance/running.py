@@ -429,7 +429,7 @@ class ConformanceRun:
             budget.statistic,
             budget.limit_ms(backend),
             budget.growth_at_most(backend),
-            self._baselines.of(work.id),
+            self._baselines.get(work.id),
         )
 
     def _latency(self, case: SuiteCase, work: BudgetCase) -> CaseRun:
@@ -593,10 +593,10 @@ class _CheckModule(_RunNode):
         return self._items(SuiteCase.of_check(check) for check in found)
 
 
-def _latency_last(item: pytest.Item) -> tuple[bool, str, int]:
+def _latency_last(item: pytest.Item) -> tuple[bool, tuple[str, bool, int]]:
     if isinstance(item, CaseItem) and isinstance(item.case.work, BudgetCase):
-        return (True, item.case.work.budget.data, item.case.work.records)
-    return (False, "", 0)
+        return (True, item.case.work.turn)
+    return (False, ("", False, 0))
 
 
 class CaseItem(pytest.Item):

@@ -6,18 +6,17 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from kpstore import AllStores
-from kpstore_conformance.latency.datasets import DataSetInUse, load
-from kpstore_conformance.latency.reference import Hop, InLoop, Reference, SyncedHop
+from kpstore_conformance.latency.datasets import DataSetInUse, LoadingClock, load
+from kpstore_conformance.latency.reference import REFERENCES, Kind, Reference, kind_of
 from kpstore_conformance.latency.statistics import Demand, Load, Measurement, Pass, broken, percentile
 from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.scenario.budget import Budget, BudgetCase
@@ -32,9 +31,9 @@ __all__ = ["Bench", "WrongAnswerError"]
 CALLS = 100
 """Calls in a pass: the fewest of which one in a hundred can be told from the slowest."""
 
-MIN_PASSES = 5
+MIN_PASSES = 3
 MAX_PASSES = 30
-"""Five will do on a quiet machine. A budget that does not hold is given more: each may be the quiet one, and
+"""Three will do. A budget that does not hold is given more: each may be the quiet one, and
 a store that is too slow is too slow in all of them.
 """
 
@@ -43,9 +42,11 @@ PATIENCE_S = 10.0
 quiet machine, and ten beside thirty busy processes.
 """
 
-_PASS_S = 1.0
+_PASS_S = 3.0
 _FEWEST_CALLS = 5
-"""A pass of calls that take far too long is cut short after a second, but not before so many calls."""
+"""A pass of calls that take far too long is cut short after three seconds (beside four busy processes a
+commit takes 15 ms), but not before so many calls.
+"""
 
 _HOPELESS = 4.0
 """Where calls take so many times the limit even at their quietest, no quiet pass will come."""
@@ -55,12 +56,14 @@ _LOADING_S = 0.005
 _TIMEOUT_S = 120.0
 
 
+T = TypeVar("T")
+_Call = Callable[[], Awaitable[Any]]
+_Watch = Callable[[_Call], Awaitable[tuple[T, Any]]]
+"""Makes a call; gives what it saw of it, and the call's result."""
+
+
 class WrongAnswerError(Exception):
     """A timed call did not give what its `expect` says, so that its time means nothing."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Bench:
@@ -68,7 +71,7 @@ class Bench:
 
     Args:
         adapter: how to reach the backend.
-        facts: what it says of itself; one that is durable is compared with a reference that hops to a thread.
+        facts: what it says of itself; what it is compared with depends on whether it is durable.
         wrap: what is done to stores once they are loaded, such as slowing them down.
         keep: whether data sets stay although another one is asked for.
     """
@@ -86,8 +89,9 @@ class Bench:
         self._wrap = wrap
         self._keep = keep
         self._runner = asyncio.Runner()
+        self._clock = StopWatch()
         self._loaded: dict[tuple[str, int], DataSetInUse] = {}
-        self._references: dict[type[Reference], Reference] = {}
+        self._references: dict[Kind, Reference] = {}
         self._numbers = count()
 
     def measure(self, case: BudgetCase, demand: Demand, *, passes: int = MIN_PASSES) -> Measurement:
@@ -107,9 +111,8 @@ class Bench:
                 tenth = None
                 if demand.growth is not None:
                     tenth = await self._data_set(case.budget.data, max(case.records // 10, 1))
-                reference = self._reference(case.budget)
                 with _no_collections(), _room():
-                    return await self._passes(case.budget, loaded, tenth, reference, demand, passes)
+                    return await self._passes(case.budget, loaded, tenth, demand, passes)
 
         return self._runner.run(measure())
 
@@ -118,6 +121,7 @@ class Bench:
         self._runner.run(self._keep_only(None))
         for reference in self._references.values():
             reference.close()
+        self._clock.close()
         self._runner.close()
 
     # --- what it measures on -----------------------------------------------------------------------
@@ -131,9 +135,12 @@ class Bench:
         if key not in self._loaded:
             target = CaseTarget(self._adapter, self._facts.name)
             try:
-                stores = await target.open(_now)
+                clock = LoadingClock()
+                stores = await target.open(clock)
                 try:
-                    loaded = await load(data, records, stores, target)
+                    loaded = await load(data, records, stores, target, clock)
+                    # What a store does by itself after that, an index for one, is not a call's cost.
+                    await self._clock.rest()
                     self._loaded[key] = replace(loaded, stores=self._wrap(stores))
                 except BaseException:
                     await stores.close()
@@ -143,40 +150,35 @@ class Bench:
                 raise
         return self._loaded[key]
 
-    def _reference(self, budget: Budget) -> Reference:
-        kind: type[Reference] = InLoop
-        if "durable" in self._facts.capabilities:
-            kind = SyncedHop if budget.method.writes else Hop
+    async def _kind(self, budget: Budget, loaded: DataSetInUse) -> Kind:
+        """The kind of reference for a budget, seen from a few calls, which also do what is done only once."""
+        hopped = [await self._one(budget, loaded, number, _hops) for number in range(_FEWEST_CALLS)]
+        return kind_of(
+            durable="durable" in self._facts.capabilities, writes=budget.method.writes, hops=all(hopped)
+        )
+
+    def _reference(self, kind: Kind) -> Reference:
         if kind not in self._references:
-            self._references[kind] = kind()
+            self._references[kind] = REFERENCES[kind]()
         return self._references[kind]
 
     # --- passes ------------------------------------------------------------------------------------
 
     async def _passes(
-        self,
-        budget: Budget,
-        loaded: DataSetInUse,
-        tenth: DataSetInUse | None,
-        reference: Reference,
-        demand: Demand,
-        at_least: int,
+        self, budget: Budget, loaded: DataSetInUse, tenth: DataSetInUse | None, demand: Demand, at_least: int
     ) -> Measurement:
-        measurement = Measurement(reference.kind)
-        clock = StopWatch(hops=reference.hops)
+        kind = await self._kind(budget, loaded)
+        if demand.baseline is not None:
+            kind = demand.baseline.reference
+        measurement = Measurement(kind)
+        clock = self._clock
         switches = _involuntary_switches()
         end_s = time.perf_counter() + PATIENCE_S
-        clock.look_for_threads()
-        await self._pass(budget, loaded, clock, _FEWEST_CALLS)  # what is done once is not the call's cost
         while True:
             clock.look_for_threads()
-            measurement.calls.passes.append(await self._pass(budget, loaded, clock))
-            if tenth is not None:
-                measurement.on_a_tenth.passes.append(await self._pass(budget, tenth, clock))
-            measurement.reference.passes.append(await _reference_pass(reference, clock))
+            await self._pass(budget, loaded, tenth, clock, measurement)
             if _is_enough(measurement, demand, at_least, late=time.perf_counter() > end_s):
                 break
-        clock.close()
         after = _involuntary_switches()
         measurement.load = Load(
             os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -184,40 +186,61 @@ class Bench:
         )
         return measurement
 
-    async def _pass(self, budget: Budget, loaded: DataSetInUse, clock: StopWatch, calls: int = CALLS) -> Pass:
-        prepared = [self._prepared(budget, loaded, number) for number in range(calls)]
-        times: list[int] = []
+    async def _pass(
+        self,
+        budget: Budget,
+        loaded: DataSetInUse,
+        tenth: DataSetInUse | None,
+        clock: StopWatch,
+        into: Measurement,
+    ) -> None:
+        """Calls in turn with the reference, so that whatever goes on beside them goes on beside both."""
+        reference = self._reference(into.reference_kind)
+        calls: list[int] = []
+        on_a_tenth: list[int] = []
+        references: list[int] = []
         end_s = time.perf_counter() + _PASS_S
-        for context, measured, arguments in prepared:
-            for step in budget.before:
-                result = await _called(step, loaded.stores, _arguments(step, context))
-                for save in step.saves:
-                    context.variables[save.name] = walk(snapshot(result), save.path, f"save: {save.name}")
-            given = _arguments(measured, context) if arguments is None else arguments
-            time_ns, result = await clock.time(partial(_called, measured, loaded.stores, given))
-            times.append(time_ns)
-            _look_at(measured, result, context)
-            for step in budget.after:
-                _look_at(step, await _called(step, loaded.stores, _arguments(step, context)), context)
-            if len(times) >= _FEWEST_CALLS and time.perf_counter() > end_s:
+        for number in range(CALLS):
+            calls.append(await self._one(budget, loaded, number, clock.time))
+            references.append((await clock.time(partial(reference.call, number)))[0])
+            if tenth is not None:
+                on_a_tenth.append(await self._one(budget, tenth, number, clock.time))
+                # So that the next call comes after a reference too: one that comes after its like costs half.
+                await reference.call(number)
+            if number + 1 >= _FEWEST_CALLS and time.perf_counter() > end_s:
                 break
-        return Pass(tuple(times))
+        into.calls.passes.append(Pass(tuple(calls)))
+        into.reference.passes.append(Pass(tuple(references)))
+        if tenth is not None:
+            into.on_a_tenth.passes.append(Pass(tuple(on_a_tenth)))
 
-    def _prepared(
-        self, budget: Budget, loaded: DataSetInUse, number: int
-    ) -> tuple[Context, CallStep, dict[str, Any] | None]:
-        """What a call needs, made before the pass where `before` has no part in it: a short pass has a better
-        chance to be a quiet one.
-        """
+    async def _one(self, budget: Budget, loaded: DataSetInUse, number: int, watch: _Watch[T]) -> T:
+        """What is seen of one call of a budget."""
         variables: dict[str, object] = {
             "record": loaded.sample[number % len(loaded.sample)],
             # Made where it is asked for: few calls are given a record that is not there yet.
             "new": Computed(budget.measure[0].node, lambda _: loaded.new(number)),
             "n": next(self._numbers),
         }
-        context = Context(budget.file.parent, _now, variables)
+        context = Context(budget.file.parent, loaded.clock, variables)
+        for step in budget.before:
+            result = await _call(step, loaded.stores, context)()
+            for save in step.saves:
+                context.variables[save.name] = walk(snapshot(result), save.path, f"save: {save.name}")
         measured = budget.measure[number % len(budget.measure)]
-        return context, measured, None if budget.before else _arguments(measured, context)
+        seen, result = await watch(_call(measured, loaded.stores, context))
+        _look_at(measured, result, context)
+        for step in budget.after:
+            _look_at(step, await _call(step, loaded.stores, context)(), context)
+        return seen
+
+
+async def _hops(call: _Call) -> tuple[bool, Any]:
+    """Whether the event loop goes on to something else while a call is under way, and its result."""
+    turns: list[bool] = []
+    asyncio.get_running_loop().call_soon(turns.append, True)
+    result = await call()
+    return bool(turns), result
 
 
 def _is_enough(measurement: Measurement, demand: Demand, at_least: int, *, late: bool) -> bool:
@@ -231,22 +254,16 @@ def _is_enough(measurement: Measurement, demand: Demand, at_least: int, *, late:
     return late or passes >= MAX_PASSES or not broken(measurement, demand)
 
 
-def _arguments(step: CallStep, context: Context) -> dict[str, Any]:
-    return {name: value.build(context) for name, value in step.arguments}
-
-
-async def _called(step: CallStep, stores: AllStores, arguments: Mapping[str, Any]) -> Any:
-    """The result of a call; of an iterator, its first item."""
+def _call(step: CallStep, stores: AllStores, context: Context) -> _Call:
+    """A call that is ready to be made: some take less than it takes to look for the method."""
     method = getattr(getattr(stores, step.method.store), step.method.name)
-    if not step.method.iterates:
-        return await method(**arguments)
-    async with aclosing(method(**arguments)) as iterator:
+    call = partial(method, **{name: value.build(context) for name, value in step.arguments})
+    return partial(_first, call) if step.method.iterates else call
+
+
+async def _first(call: Callable[[], AsyncGenerator[Any]]) -> Any:
+    async with aclosing(call()) as iterator:
         return await anext(iterator, None)
-
-
-async def _reference_pass(reference: Reference, clock: StopWatch) -> Pass:
-    times = [await clock.time(partial(reference.call, number)) for number in range(CALLS)]
-    return Pass(tuple(time_ns for time_ns, _ in times))
 
 
 def _look_at(step: CallStep, result: object, context: Context) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -21,7 +22,33 @@ _BATCH = 500
 _SAMPLES = 200
 """Records that calls are given in turn: twice as many as there are calls in a pass."""
 
+_LARGE = 900_000
+_LARGE_RECORDS = 8
+"""Bytes of a record, as large as records may be, and how many are written: more than the 4 MB that SQLite's
+log has by default.
+"""
+
+_NEVER_REACHED = 100_000_000
+"""The number of a record that no data set has."""
+
+_TICK = timedelta(microseconds=100)
+"""A million records are loaded within an hour of such ticks."""
+
 HISTORY_AGENT = "kp:agent:prolific"
+
+
+class LoadingClock:
+    """A clock that goes a tick each time that it is asked while a data set is loaded, and then stands still:
+    what an index by time looks like, and costs, is no chance then.
+    """
+
+    def __init__(self) -> None:
+        self._ticks = 0
+        self.stands = False
+
+    def __call__(self) -> datetime:
+        self._ticks += not self.stands
+        return dataset.START + self._ticks * _TICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +57,7 @@ class DataSetInUse:
 
     stores: AllStores
     target: CaseTarget
+    clock: LoadingClock
     sample: list[Any]
     new: Callable[[int], object]
 
@@ -41,12 +69,29 @@ class DataSetInUse:
             await self.target.dispose()
 
 
-async def load(name: str, records: int, stores: AllStores, target: CaseTarget) -> DataSetInUse:
-    """Load a data set of that many records into empty stores."""
+async def load(
+    name: str, records: int, stores: AllStores, target: CaseTarget, clock: LoadingClock
+) -> DataSetInUse:
+    """Load a data set of that many records into empty stores, whose clock it is."""
     fill, new = _LOADERS[name]
     every = max(records // _SAMPLES, 1)
     sample = await fill(stores, records, lambda number: number % every == 0)
-    return DataSetInUse(stores, target, sample, cache(lambda number: new(records + number)))
+    await _make_room(stores)
+    clock.stands = True
+    return DataSetInUse(stores, target, clock, sample, cache(lambda number: new(records + number)))
+
+
+async def _make_room(stores: AllStores) -> None:
+    """Write and remove some megabytes: a log that starts over at some size has that size then. While its file
+    still grows, a commit takes twice as long.
+    """
+    large = [
+        replace(skill, content="x" * _LARGE) for skill in dataset.skills(_LARGE_RECORDS, start=_NEVER_REACHED)
+    ]
+    for skill in large:
+        await stores.skills.create(skill)
+    for skill in large:
+        await stores.skills.delete(skill.id)
 
 
 _Wanted = Callable[[int], bool]

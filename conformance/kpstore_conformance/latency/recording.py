@@ -11,7 +11,7 @@ from pathlib import Path
 from kpstore_conformance.latency.baseline import record
 from kpstore_conformance.latency.bench import Bench
 from kpstore_conformance.latency.judging import LatencyLevel, is_selected
-from kpstore_conformance.latency.statistics import Demand, Gate, ratios
+from kpstore_conformance.latency.statistics import Baseline, Demand, ratios
 from kpstore_conformance.scenario import BudgetCase
 from kpstore_conformance.suite import SuiteCase
 from kpstore_conformance.target import BackendAdapter, probe
@@ -21,8 +21,8 @@ __all__ = ["PASSES", "RUNS", "record_baseline"]
 RUNS = 3
 """The median of three runs is recorded: one that was disturbed from its start to its end does not count."""
 
-PASSES = 20
-"""The passes of each: so many that more of them find little that is quieter."""
+PASSES = 3
+"""The passes of each."""
 
 
 def record_baseline(
@@ -42,11 +42,16 @@ def record_baseline(
         and is_selected(case.work.level, level)
         and not case.missing(facts)
     ]
-    found: dict[str, list[dict[Gate, float]]] = {}
+    found: dict[str, list[Baseline]] = {}
     with closing(Bench(adapter, facts)) as bench:
-        for work in sorted(works, key=lambda work: (work.budget.data, work.records)):
+        for work in sorted(works, key=lambda work: work.turn):
             print(work.id, file=sys.stderr)
-            found[work.id] = [ratios(bench.measure(work, Demand(), passes=PASSES)) for _ in range(RUNS)]
+            found[work.id] = [_ratios(bench, work) for _ in range(RUNS)]
     if found:
         record(into, facts.name, found)
     return len(found)
+
+
+def _ratios(bench: Bench, work: BudgetCase) -> Baseline:
+    measurement = bench.measure(work, Demand(), passes=PASSES)
+    return Baseline(measurement.reference_kind, ratios(measurement))

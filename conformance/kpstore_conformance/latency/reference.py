@@ -1,34 +1,53 @@
-"""References: work whose cost says what the machine is worth at the moment, of the kind that a store does."""
+"""References: work whose cost says what the machine is worth at the moment, of the kind that a store does.
+
+A busy machine does not make all work slower alike: a hop between threads, a cold cache and a disk each go
+their own way. So there is one reference for each way in which a store answers, made up as its answers are.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
 from kpstore_conformance import dataset
 
-__all__ = ["Hop", "InLoop", "Reference", "SyncedHop"]
+__all__ = ["REFERENCES", "Kind", "Reference", "kind_of"]
+
+Kind = Literal["in-loop", "statement", "hop", "synced hop"]
+"""The kinds of references, by the names that baselines have for them."""
 
 _ROWS = 1000
 
+_PAGE = 20
 
-def _bodies() -> list[bytes]:
-    return [msgspec.json.encode(unit.unit) for unit in dataset.units(_ROWS)]
+_LOG_BYTES = 6_000_000
+"""More than SQLite's log holds before it starts over: whether a commit makes the log's file longer or finds
+room in it is a factor of two in what the disk takes.
+"""
+
+
+@cache
+def _bodies() -> tuple[bytes, ...]:
+    return tuple(msgspec.json.encode(unit.unit) for unit in dataset.units(_ROWS))
+
+
+def _key(number: int) -> int:
+    return number * 7 % _ROWS
 
 
 class Reference(ABC):
-    """Something to be timed beside a store's calls; `kind` says what."""
-
-    kind: str
-    hops: bool
-    """Whether other threads have a part in it."""
+    """Something to be timed beside a store's calls."""
 
     @abstractmethod
     async def call(self, number: int) -> object:
@@ -39,67 +58,108 @@ class Reference(ABC):
         """Let go of what it holds."""
 
 
-class InLoop(Reference):
-    """Dictionary look-ups and the decoding of a few knowledge units, on the event loop's own thread."""
-
-    kind = "in-loop"
-    hops = False
+class _InLoop(Reference):
+    """Dictionary look-ups and the decoding of three knowledge units, on the event loop's own thread."""
 
     def __init__(self) -> None:
         self._bodies = dict(enumerate(_bodies()))
 
     async def call(self, number: int) -> object:
-        """Three units: about 10 us."""
-        found = None
-        for key in range(number, number + 3):
-            found = msgspec.json.decode(self._bodies[key * 7 % _ROWS])
-        return found
+        return [msgspec.json.decode(self._bodies[_key(number + more)]) for more in range(3)]
 
     def close(self) -> None:
         """There is nothing."""
 
 
-class Hop(Reference):
-    """One hop to a thread of its own, where a raw SQLite statement reads a row by its key."""
-
-    kind = "hop"
-    hops = True
+class _Rows(Reference):
+    """A raw SQLite database, and a thread."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kpstore-reference-")
+        self._names = [
+            str(Path(self._folder.name) / f"reference.db{suffix}") for suffix in ("", "-wal", "-shm")
+        ]
         self._thread = ThreadPoolExecutor(1, "reference")
         self._numbers = count()
-        self._db = self._thread.submit(self._connect).result()
+        self._db = sqlite3.connect(self._names[0], isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("CREATE TABLE rows (id TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+        rows = ((f"{number}", body) for number, body in enumerate(_bodies()))
+        self._db.executemany("INSERT INTO rows VALUES (?, ?)", rows)
+        self._db.execute("COMMIT")
+        self._db.execute("CREATE TABLE room AS SELECT zeroblob(?)", (_LOG_BYTES,))
+        self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(Path(self._folder.name) / "reference.db", isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("CREATE TABLE rows (id TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID")
-        db.execute("BEGIN")
-        db.executemany("INSERT INTO rows VALUES (?, ?)", ((f"{n}", body) for n, body in enumerate(_bodies())))
-        db.execute("COMMIT")
-        return db
+    async def _hop(self, function: Callable[[int], object], number: int) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, number)
 
-    async def call(self, number: int) -> object:
-        """One row."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, number * 7 % _ROWS)
-
-    def _do(self, number: int) -> object:
-        return self._db.execute("SELECT body FROM rows WHERE id = ?", (f"{number}",)).fetchone()
+    def _read(self, number: int, rows: int) -> list[Any]:
+        select = "SELECT body FROM rows WHERE id = ?"
+        found = [self._db.execute(select, (f"{_key(number + more)}",)).fetchone() for more in range(rows)]
+        return [msgspec.json.decode(body) for (body,) in found]
 
     def close(self) -> None:
-        """Close the database and end the thread."""
-        self._thread.submit(self._db.close).result()
         self._thread.shutdown()
+        self._db.close()
         self._folder.cleanup()
 
 
-class SyncedHop(Hop):
-    """The same hop for a write: a row is replaced, committed, and on the disk."""
+class _Statement(_Rows):
+    """Two rows read by their keys and decoded, on the event loop's own thread."""
 
-    kind = "synced hop"
+    async def call(self, number: int) -> object:
+        return self._read(number, 2)
 
-    def _do(self, number: int) -> object:
-        body = f"{next(self._numbers)}".encode() * 100
-        return self._db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (f"{number}", body)).rowcount
+
+class _Hop(_Rows):
+    """A hop to a thread, where twenty rows are read by their keys and decoded."""
+
+    async def call(self, number: int) -> object:
+        return await self._hop(self._page, number)
+
+    def _page(self, number: int) -> object:
+        return self._read(number, _PAGE)
+
+
+class _SyncedHop(_Rows):
+    """A task that hops to a thread, where three rows change in a transaction that is then on the disk."""
+
+    async def call(self, number: int) -> object:
+        return await asyncio.create_task(self._hop(self._write, number))
+
+    def _write(self, number: int) -> object:
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("SAVEPOINT work")
+        for more, document in enumerate(self._read(number, 3)):
+            document["number"] = next(self._numbers)
+            row = (f"{_key(number + more)}", msgspec.json.encode(document))
+            self._db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", row)
+        self._db.execute("RELEASE work")
+        for name in self._names:
+            os.stat(name)  # noqa: PTH116  # what is wanted is the system's part in it
+        return self._db.execute("COMMIT")
+
+
+REFERENCES: dict[Kind, type[Reference]] = {
+    "in-loop": _InLoop,
+    "statement": _Statement,
+    "hop": _Hop,
+    "synced hop": _SyncedHop,
+}
+
+
+def kind_of(*, durable: bool, writes: bool, hops: bool) -> Kind:
+    """The kind of reference for calls like these.
+
+    Args:
+        durable: whether the store keeps what it is given on a disk.
+        writes: whether the calls change something.
+        hops: whether other things went on in the event loop while a call was under way.
+    """
+    if not durable:
+        return "in-loop"
+    if writes:
+        return "synced hop"
+    return "hop" if hops else "statement"

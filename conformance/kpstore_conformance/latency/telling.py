@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from kpstore_conformance.latency.statistics import (
@@ -38,11 +39,11 @@ def as_plain(
         "growth": None if growth is None else _rounded(growth),
         "growth_at_most": demand.growth,
         "ratios": {gate: _rounded(ratio) for gate, ratio in ratios(measurement).items()},
-        "baseline": None if demand.baseline is None else dict(demand.baseline),
+        "baseline": None if demand.baseline is None else dict(demand.baseline.ratios),
         "reference": {
             "kind": measurement.reference_kind,
-            "p10_ms": _rounded(percentile(reference.all_ns(), 0.1) / 1e6),
-            "p50_ms": _rounded(reference.best_ns(0.5) / 1e6),
+            "p50_ms": _rounded(median(reference.all_ns()) / 1e6),
+            "p95_ms": _rounded(percentile(reference.quietest_ns(), 0.95) / 1e6),
         },
         "load": {
             "average": measurement.load.average,
@@ -68,10 +69,11 @@ def as_text(
         *(f"  {row}" for row in histogram(calls.all_ns(), demand.at_most_ms)),
         "",
         f"the reference ({measurement.reference_kind}): "
-        f"p10 {percentile(reference.all_ns(), 0.1) / 1e6:.3g} ms, p50 {reference.best_ns(0.5) / 1e6:.3g} ms",
+        f"p50 {median(reference.all_ns()) / 1e6:.3g} ms, "
+        f"p95 at their quietest {percentile(reference.quietest_ns(), 0.95) / 1e6:.3g} ms",
     ]
     for gate, ratio in ratios(measurement).items():
-        recorded = (demand.baseline or {}).get(gate)
+        recorded = demand.baseline.ratios.get(gate) if demand.baseline else None
         beside = "no baseline" if recorded is None else f"recorded {recorded:.3g}, × {TOLERANCE:g} allowed"
         lines.append(f"  {gate} ratio {ratio:.3g} ({beside})")
     seen = []

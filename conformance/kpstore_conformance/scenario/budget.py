@@ -113,6 +113,13 @@ class BudgetCase:
             return "night"
         return "full" if self.records > FULL or "full" in self.budget.tags else "quick"
 
+    @property
+    def turn(self) -> tuple[str, bool, int]:
+        """By this cases are sorted: those on one data set together, and what reads before what writes, since
+        what is written may stay there.
+        """
+        return (self.budget.data, self.budget.method.writes, self.records)
+
 
 def compile_budget(
     found: Mapping[str, Node],

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from kpstore_conformance.latency.statistics import (
+    Baseline,
     Demand,
     Measurement,
     Pass,
@@ -46,7 +47,7 @@ def with_pass(sound: Measurement, number: int, times_ns: list[int]) -> Measureme
 
 
 SOUND = measurement()
-DEMAND = Demand("p99", at_most_ms=1, growth=2, baseline=ratios(SOUND))
+DEMAND = Demand("p99", at_most_ms=1, growth=2, baseline=Baseline("hop", ratios(SOUND)))
 
 
 def what(found: Measurement, demand: Demand = DEMAND) -> list[str]:
@@ -120,9 +121,9 @@ def test_a_fault_says_what_came_and_what_was_allowed() -> None:
     (fault,) = broken(measurement(0.5, tenth_ms=0.1), Demand(growth=2))
     assert fault.text.startswith("costs 5.")
     assert fault.text.endswith("times what it costs with a tenth of the records; the bound is 2")
-    faults = broken(measurement(0.3), Demand(baseline={"tail": 2.0, "median": 2.0}))
+    faults = broken(measurement(0.3), Demand(baseline=Baseline("hop", {"tail": 2.0, "median": 2.0})))
     assert [fault.text.partition(" is ")[0] for fault in faults] == [
-        "p95 of the calls at their quietest ÷ the reference's p10",
+        "p95 of the calls at their quietest ÷ the reference's",
         "median ÷ the reference's median",
     ]
     assert "recorded 2, which allows 2.8" in faults[0].text

@@ -250,6 +250,17 @@ async def test_one_that_cannot_be_relied_on_is_built_anew(path: Path, damage: st
         assert await totals(stores) == await expected_totals(stores)
 
 
+async def test_no_search_waits_for_an_index_that_is_built_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    change(path, "UPDATE search_index_pieces SET checksum = 0")
+    monkeypatch.setattr(search, "_PER_SLICE", 1)
+    async with opened(path) as stores:
+        assert (await stores.skills.search(query="text")).total == 400
+        assert not stores.skills._index._is_whole  # type: ignore[attr-defined]
+
+
 async def test_one_of_another_format_is_built_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("kpstore.index.documents.FORMAT", "0 little")

@@ -51,7 +51,7 @@ class SqliteDocuments(DocumentStore[R]):
         self._index = SearchIndex(self.table, is_stored=database.is_file)
         database.indexes.append(self._index)
         self._indexing: asyncio.Task[None] | None = None
-        self._is_indexed = asyncio.Event()  # or will not be, for now
+        self._is_indexed = asyncio.Event()  # or will not be soon
         self._storing: asyncio.Task[None] | None = None
         self._written = 0  # documents, by this handle
         self._unsearched = 0  # of them, since the index was last told to take them in
@@ -126,7 +126,7 @@ class SqliteDocuments(DocumentStore[R]):
     async def _take_in(self) -> None:
         try:
             while await self._database.search(self._index.work, SLICE_S):  # with the interpreter's lock
-                if self._index.is_current:
+                if self._index.is_current or self._index.is_far_off:
                     self._is_indexed.set()
         except KpStoreError:
             pass  # closed, or damaged: a search says so, or does without the index

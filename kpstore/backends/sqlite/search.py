@@ -183,6 +183,11 @@ class SearchIndex:
         )
 
     @property
+    def is_far_off(self) -> bool:
+        """Whether it is being built from the rows."""
+        return self._index is not None and not self._is_whole and self._again is None
+
+    @property
     def backlog(self) -> int:
         """How many documents are found more slowly until `work` has been at them."""
         return 0 if self._index is None else self._index.pending

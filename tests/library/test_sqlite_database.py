@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +426,20 @@ async def test_the_log_stays_short_under_load(path: Path, monkeypatch: pytest.Mo
     assert written > 14_000_000
     assert longest < 6_000_000, f"the log grew to {longest} bytes"
     assert not log.exists()
+
+
+async def test_the_log_starts_over_under_steady_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is overwritten is on the disk in half the time of what is appended."""
+    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 400_000)
+    log = Path(f"{path}-wal")
+    sizes = [0]
+    async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as stores:
+        for number in range(300):
+            await stores.audit_log.log("read", f"agent{number % 50}", "unit", f"u{number}", "192.0.2.1")
+            sizes.append(log.stat().st_size)
+    assert max(sizes) < 1_000_000, f"the log grew to {max(sizes)} bytes"
+    grown = sum(size > before for before, size in pairwise(sizes))
+    assert grown < 150, f"{grown} of 300 writes extended the log"
 
 
 async def test_a_log_that_was_long_once_costs_nothing_later(

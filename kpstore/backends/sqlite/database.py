@@ -95,6 +95,7 @@ class Database:
         self._pending: list[_Work] = []
         self._flusher: asyncio.Task[None] | None = None
         self._checkpoint: asyncio.Task[None] | None = None
+        self._is_log_copied = False  # nearly all of it
         self._closing: asyncio.Task[None] | None = None
         self._writer: _Connection
         self._reader: _Connection
@@ -310,12 +311,19 @@ class Database:
         if size > _OVERFLOW_BYTES:
             with suppress(sqlite3.Error):  # as below
                 await self._writer.run(_checkpoint, "RESTART")
+        elif self._is_log_copied:
+            # What was written during the checkpoint is copied while nobody writes. Then the log starts over:
+            # to overwrite a file takes the disk half as long as to extend it.
+            self._is_log_copied = False
+            with suppress(sqlite3.Error):
+                await self._writer.run(_checkpoint, "PASSIVE")
         elif size > _CHECKPOINT_BYTES and self._checkpoint is None:
             self._checkpoint = asyncio.create_task(self._checkpoint_aside())
 
     async def _checkpoint_aside(self) -> None:
         try:
             await self._checkpointer.run(_checkpoint, "PASSIVE")
+            self._is_log_copied = True
         except sqlite3.Error:
             pass  # the log stays as it is, and the next write tries again
         finally:

@@ -52,11 +52,10 @@ _PER_TURN = 256
 # node when it has filled up means to read its documents again, which costs as much as all the rest.
 _MANY = 8192
 _SAMPLE = 2048
-# Documents that were replaced or removed leave all postings together, which takes 0.4 us a posting: when so
-# many are replaced, each of which every query looks through until then; or so many in all. A share of the
-# nodes, so that one document's share of the work is the same however many there are.
-_FEWEST_STALE = 64
-_NODES_PER_REPLACED, _NODES_PER_STALE = 1000, 100
+# Documents of which it is not known what text the postings have of them leave all postings together, which
+# takes 1 us a posting: when there are so many, each of which every query looks through until then. A share of
+# the postings, so that one document's share of the work is the same however many there are.
+_FEWEST_UNKNOWN, _SETS_PER_UNKNOWN = 64, 1000
 # Room for the trie of some 200,000 documents, since a table that grows is copied while others wait:
 # 100,000 take 220,000 nodes, of which 48,000 are extended.
 _NODES, _ROWS = 1 << 20, 1 << 16
@@ -94,6 +93,7 @@ class GramIndex:
         self._texts = KeptTexts() if texts is None else texts
         self._in_trie = BitMap()
         self._stale = BitMap()  # of these
+        self._old: dict[int, bytes] = {}  # the texts that the postings have of stale documents, where known
         self._hidden = BitMap()  # those of which the postings are not to be believed
         # The texts of pending documents: of those that are not in the trie, and of those that are stale.
         self._new: dict[int, bytes] = {}
@@ -124,31 +124,37 @@ class GramIndex:
     @property
     def pending(self) -> int:
         """How many documents `work` has to look at."""
-        return len(self._new) + (len(self._stale) if self._has_many_stale else 0)
+        return len(self._new) + (len(self._stale) if self._has_many_unknown else len(self._old))
 
     def put(self, position: int, text: bytes) -> None:
         """Set a document's text, or replace it."""
         self._new.pop(position, None)
+        old = self._texts.put(position, text)
         if position in self._in_trie:
-            self._stale.add(position)
+            self._make_stale(position, old)
             self._replaced[position] = text
         else:
             self._new[position] = text
         self._hidden.add(position)
-        self._texts.put(position, text)
         self._changed(position)
 
     def remove(self, position: int) -> None:
         """Remove a document, if it is there."""
         self._new.pop(position, None)
         self._replaced.pop(position, None)
+        old = self._texts.remove(position)
         if position in self._in_trie:
-            self._stale.add(position)
+            self._make_stale(position, old)
             self._hidden.add(position)
         else:
             self._hidden.discard(position)
-        self._texts.remove(position)
         self._changed(position)
+
+    def _make_stale(self, position: int, old: bytes | None) -> None:
+        if position not in self._stale:
+            self._stale.add(position)
+            if old is not None:
+                self._old[position] = old
 
     def _changed(self, position: int) -> None:
         for watcher in self._watchers:
@@ -240,7 +246,9 @@ class GramIndex:
         until = perf_counter() + seconds
         while True:
             if self._job is None:
-                if self._has_many_stale:
+                if self._old:
+                    self._job = self._take_out()
+                elif self._has_many_unknown:
                     self._job = self._purge()
                 elif self._new:
                     self._job = self._take_in()
@@ -251,22 +259,31 @@ class GramIndex:
             except StopIteration:
                 self._job = None
             if perf_counter() >= until:
-                return self._job is not None or bool(self._new) or self._has_many_stale
+                return self._job is not None or bool(self._new or self._old) or self._has_many_unknown
 
     @property
-    def _has_many_stale(self) -> bool:
+    def _has_many_unknown(self) -> bool:
+        """Whether there are many stale documents of which it is not known which postings have them."""
         sets = self._postings.sets
-        return len(self._replaced) >= max(_FEWEST_STALE, sets // _NODES_PER_REPLACED) or (
-            len(self._stale) >= max(_FEWEST_STALE, sets // _NODES_PER_STALE)
-        )
+        return len(self._stale) - len(self._old) >= max(_FEWEST_UNKNOWN, sets // _SETS_PER_UNKNOWN)
 
     def _purge(self) -> Turns:
-        """Take the stale documents out of all postings."""
+        """Take all stale documents out of all postings."""
         going = self._stale.copy()
         yield from self._postings.without(going)
+        self._have_left(going)
+
+    def _take_out(self) -> Turns:
+        """Take some of the stale documents out of the postings that have them."""
+        going = dict(_first(self._old))
+        yield from self._spread(going, adds=False)
+        self._have_left(BitMap(going))
+
+    def _have_left(self, going: BitMap) -> None:
         self._stale -= going
         self._in_trie -= going
         for position in going:
+            self._old.pop(position, None)
             text = self._replaced.pop(position, None)
             if text is None:
                 self._hidden.discard(position)
@@ -278,15 +295,9 @@ class GramIndex:
         """Put some of the new documents into the trie."""
         if len(self._new) > _MANY and len(self._in_trie) + len(self._new) > 2 * self._laid_out_for:
             yield from self._lay_out()
-        come: dict[int, bytes] = {}
-        size = 0
-        for position, text in self._new.items():
-            come[position] = text
-            size += len(text)
-            if size >= _CHUNK_BYTES:
-                break
+        come = dict(_first(self._new))
         self._in_trie.update(come)
-        yield from self._spread(come)
+        yield from self._spread(come, adds=True)
         for position in come:
             if position not in self._stale:  # or it was changed again meanwhile
                 del self._new[position]
@@ -295,8 +306,8 @@ class GramIndex:
         while self._overfull:
             yield from self._extend(self._overfull.pop())
 
-    def _spread(self, texts: dict[int, bytes]) -> Turns:
-        """Add documents to all postings of their texts."""
+    def _spread(self, texts: dict[int, bytes], *, adds: bool) -> Turns:
+        """Add documents to all postings of their texts, or take them out."""
         if not texts:
             return
         data = np.frombuffer(b"".join(text + _END for text in texts.values()), np.uint8)
@@ -316,14 +327,14 @@ class GramIndex:
                 depth += 1
                 node = self._children[row, column[at]]
                 missing = node == 0
-                if missing.any():
+                if adds and missing.any():
                     self._add_missing(row[missing], data[at[missing]])
                     node = self._children[row, column[at]]
                 yield
-                yield from self._post(node, documents[at], is_deepest=depth == _MAX_DEPTH)
+                yield from self._post(node, documents[at], adds=adds, is_deepest=depth == _MAX_DEPTH)
                 yield
                 row, at = self._row_of[node], at + 1
-                goes_on = (row > 0) & (data[at] != SEPARATOR)
+                goes_on = (row > 0) & (node > 0) & (data[at] != SEPARATOR)
                 row, at = row[goes_on], at[goes_on]
 
     def _add_missing(self, row: Ints, byte: NDArray[np.uint8]) -> None:
@@ -373,13 +384,16 @@ class GramIndex:
             self._node_of = _grown(self._node_of, room)
             self._children = _grown(self._children, room)
 
-    def _post(self, nodes: Ints, documents: NDArray[np.int64], *, is_deepest: bool) -> Turns:
-        """Add to the postings of the nodes: `documents[i]` contains the string of `nodes[i]`."""
+    def _post(self, nodes: Ints, documents: NDArray[np.int64], *, adds: bool, is_deepest: bool) -> Turns:
+        """Change the postings of the nodes: `documents[i]` contains the string of `nodes[i]`."""
         own, bound = self._postings.own, self._bound
         groups = grouped(nodes.astype(np.int64) << PAIR_BITS | documents)
         while chunk := list(islice(groups, _PER_TURN)):
             for node, members in chunk:
                 posting = own(node)
+                if not adds:
+                    posting.difference_update(BitMap(members))
+                    continue
                 posting.update(members)
                 if len(posting) > bound and not is_deepest and not self._row_of.item(node):
                     self._overfull.append(node)
@@ -532,6 +546,16 @@ class GramIndex:
         self._in_trie = believed
         self._laid_out_for = laid_out_for
         self._deep = deep
+
+
+def _first(texts: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Some documents and their texts, those for one chunk."""
+    size = 0
+    for position, text in texts.items():
+        yield position, text
+        size += len(text)
+        if size >= _CHUNK_BYTES:
+            break
 
 
 def _places(data: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:

@@ -13,11 +13,11 @@ _NONE: dict[int, bytes] = {}
 class Texts(Protocol):
     """The texts that documents have now, by position."""
 
-    def put(self, position: int, text: bytes) -> None:
-        """A document has this text from now on."""
+    def put(self, position: int, text: bytes) -> bytes | None:
+        """A document has this text from now on; the one that it had, if that is known."""
 
-    def remove(self, position: int) -> None:
-        """A document is gone; it may not have been there."""
+    def remove(self, position: int) -> bytes | None:
+        """A document is gone, if it was there; the text that it had, if that is known."""
 
     def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         """These documents, those of them that are there, and their texts."""
@@ -32,14 +32,18 @@ class KeptTexts:
     def __init__(self) -> None:
         self._texts: Pages[bytes] = Pages()
 
-    def put(self, position: int, text: bytes) -> None:
-        """A document has this text from now on."""
+    def put(self, position: int, text: bytes) -> bytes | None:
+        """A document has this text from now on; the one that it had."""
+        old = self._texts.get(position)
         self._texts[position] = text
+        return old
 
-    def remove(self, position: int) -> None:
-        """A document is gone; it may not have been there."""
-        if self._texts.get(position) is not None:
+    def remove(self, position: int) -> bytes | None:
+        """A document is gone, if it was there; the text that it had."""
+        old = self._texts.get(position)
+        if old is not None:
             self._texts.pop(position)
+        return old
 
     def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         """These documents, those of them that are there, and their texts."""

@@ -161,7 +161,7 @@ def test_a_query_finds_what_is_taken_in_while_it_looks() -> None:
 
 
 def test_a_query_finds_what_is_purged_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grams, "_FEWEST_STALE", 2)
+    monkeypatch.setattr(grams, "_FEWEST_UNKNOWN", 2)
     index = GramIndex(10_000)
     index.put(0, b"one")
     index.put(1, b"one")
@@ -453,7 +453,7 @@ def test_an_index_that_is_loaded_answers_like_the_one_that_was_saved(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever happens before it is saved, while it is saved, and after it was loaded; time and again."""
-    monkeypatch.setattr(grams, "_FEWEST_STALE", 20)
+    monkeypatch.setattr(grams, "_FEWEST_UNKNOWN", 20)
     monkeypatch.setattr(grams, "_FEWEST", 8)
     dice = random.Random(seed)
     index, documents = DocumentIndex(), dict[int, Document]()
@@ -488,14 +488,14 @@ def test_an_index_that_is_loaded_answers_like_the_one_that_was_saved(
             if dice.random() < 0.5:
                 change()
         index, again = loaded(frames)
-        texts = index._grams._texts
-        for position, document in documents.items():
-            texts.put(position, text_of(document.texts))
         for position in set(again) | changed:
             if position in documents:
                 index.put(position, documents[position], text_of(documents[position].texts))
             else:
                 index.remove(position)
+        texts = index._grams._texts
+        for position, document in documents.items():  # of which the trie has the texts that they have now
+            texts.put(position, text_of(document.texts))
         for number in range(60):
             check_search(dice, index, documents)
             if number == 30:

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -33,7 +34,11 @@ if TYPE_CHECKING:  # only a child imports it
 
 # Of what a case takes on the original. What a busy machine lets the process wait for its turn does not count.
 _TIMES_AS_LONG, _AT_LEAST_S = 10.0, 5.0
-_OWN_TESTS_S = 900.0  # they take 10 s where nothing else runs
+_MEMORY = 8 << 30  # bytes of addresses; some mutants ask for more and more
+_PRELOADED = (
+    *("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "numpy", "pyroaring"),
+    *("sortedcontainers", "yaml"),
+)
 # A check that fails is run again: some look at the time, or choose at random.
 _CHECK_RUNS = 2
 
@@ -70,7 +75,9 @@ def prepare_worker() -> None:
     takes its mutant with it when it is ended.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    for name in ("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "sortedcontainers", "yaml"):
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; a process with several threads is not to be forked
+    for name in _PRELOADED:
         importlib.import_module(name)
     assert "kpstore" not in sys.modules
 
@@ -113,28 +120,42 @@ def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float 
             os.waitpid(child, 0)
 
 
-def run_own_tests(file: str, source: str) -> Result:
-    """Run the library's own tests on a mutant: `own` if one of them fails."""
-    with overlay(file, source) as folder:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/library"],
+def run_own_tests(file: str, source: str, tests: Sequence[str], limit_s: float) -> Result:
+    """Run some of the library's own tests on a mutant.
+
+    It is `own` if one of them fails, or if they do not end in time.
+    """
+    with (
+        overlay(file, source) as folder,
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")])},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=_OWN_TESTS_S,
-            check=False,
-        )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return Result("survived") if done.returncode == 0 else Result("own", "tests/library", failed[0][:200])
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            said, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return Result("own", "own tests", f"no end after {limit_s:.0f} s")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode == 0:
+        return Result("survived")
+    failed = (line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
+    return Result("own", "own tests", next(failed, "pytest died")[:200])
 
 
 def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float) -> Result:
     """What the child says; it has a time-out for the imports, and one for each case."""
     limit_s, by, tried, buffer = _AT_LEAST_S, "import", 0, b""
-    start, waited_s = time.monotonic(), 0.0
+    start, already_waited_s = time.monotonic(), 0.0
     while True:
-        left_s = limit_s - (time.monotonic() - start - (_waited_s(child) - waited_s))
+        left_s = limit_s - (time.monotonic() - start - (waited_s(child) - already_waited_s))
         if left_s <= 0:
             return Result("endless", by, f"no end after {limit_s:.0f} s", tried)
         ready, _, _ = select.select([reading], [], [], left_s)
@@ -153,13 +174,13 @@ def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float)
             step = steps[said["step"]]
             by, tried = f"{step.backend} {step.case}", said["step"] + 1
             limit_s = max(at_least_s, _TIMES_AS_LONG * step.seconds)
-            start, waited_s = time.monotonic(), _waited_s(child)
+            start, already_waited_s = time.monotonic(), waited_s(child)
 
 
-def _waited_s(child: int) -> float:
+def waited_s(process: int) -> float:
     """How many seconds the threads of a process could have run but had no processor; 0 if nobody tells."""
     try:
-        threads = list(Path(f"/proc/{child}/task").iterdir())
+        threads = list(Path(f"/proc/{process}/task").iterdir())
         return sum(int((one / "schedstat").read_text().split()[1]) for one in threads) / 1e9
     except (OSError, IndexError):
         return 0.0

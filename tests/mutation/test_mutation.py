@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 
+import pytest
+
 from mutation.generating import ROOT
-from mutation.running import Result, Step, prepare_worker, run_mutant
+from mutation.running import Result, Step, prepare_worker, run_mutant, run_own_tests
 
 _FILE = "kpstore/stores/rate_limit.py"
 _STEPS = [
@@ -42,3 +44,19 @@ def test_a_mutant_that_cannot_be_imported_is_caught() -> None:
     result = _run("_SECOND = 1_000_000", "_SECOND = 1 / 0")
     assert (result.outcome, result.by) == ("killed", "import")
     assert "ZeroDivisionError" in result.why
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "limit_s", "expected"),
+    [
+        ("-dividend // divisor", "-(dividend // divisor)", 100, "own"),
+        ("if width <= 0", "if width < 0", 100, "survived"),
+        ("if width <= 0", "if width < 0", 0.01, "own"),  # it does not end in time
+    ],
+)
+def test_own_tests_are_run_on_the_mutant(old: str, new: str, limit_s: float, expected: str) -> None:
+    original = (ROOT / _FILE).read_text(encoding="utf-8")
+    source = original.replace(old, new)
+    assert source != original
+    result = run_own_tests(_FILE, source, ["tests/library/test_rate_limit.py"], limit_s)
+    assert result.outcome == expected, result.why

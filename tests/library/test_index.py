@@ -27,6 +27,7 @@ from kpstore.index import (
 )
 from kpstore.index.frames import Head
 from kpstore.index.grams import _END, _MAX_DEPTH
+from kpstore.index.order import _LEAF_LIMIT, _Leaf
 from kpstore.stores import Document, DocumentQuery
 
 T = TypeVar("T")
@@ -298,6 +299,27 @@ def test_steps_of_work_are_short() -> None:
 # --- order ---------------------------------------------------------------------------------------
 
 
+def check_tree(order: Order, known: dict[int, float]) -> None:
+    """Each node has what is below it and says so rightly; no leaf is large unless all its keys are equal."""
+    nodes = [order._root] if order._root is not None else []
+    assert set(order.members) == set(known)
+    while nodes:
+        node = nodes.pop()
+        keys = [quality_key(known[position]) for position in node.members]
+        if isinstance(node, _Leaf):
+            assert keys
+            assert node.low <= min(keys) <= max(keys) <= node.high
+            assert node.low == node.high or len(keys) <= _LEAF_LIMIT
+            continue
+        assert node.lowest <= min(keys) <= max(keys) <= node.highest
+        assert node.highest - node.lowest == (2 << node.bit) - 1
+        for side, below in enumerate((node.low, node.high)):
+            assert below.members == BitMap(
+                position for position in node.members if quality_key(known[position]) >> node.bit & 1 == side
+            )
+            nodes.append(below)
+
+
 @pytest.mark.parametrize(
     "qualities",
     [[0.5], [0.0, -0.0, 1.0], [n / 100 for n in range(101)], None, [-1e308, 1e308, -0.5, 7.25, 5e-324]],
@@ -320,6 +342,7 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         if position not in known:
             known[position] = draw()
             order.add(position, quality_key(known[position]))
+    check_tree(order, known)
     for _ in range(40):
         share = dice.choice([None, 0.001, 0.05, 0.5, 1.0])
         among = None if share is None else BitMap(one for one in known if dice.random() < share)
@@ -415,7 +438,7 @@ def test_values_that_nobody_has_any_more_take_no_space() -> None:
 def test_keys_are_in_the_order_of_the_numbers() -> None:
     numbers = [-(2**63), -1, 0, 1, 2**63 - 1]
     assert sorted(numbers, key=integer_key) == numbers
-    qualities = [-1e308, -1.5, -5e-324, 0.0, 5e-324, 0.1, 1.0, 1e308]
+    qualities = [-1e308, -1.5, -1.5e-323, -1e-323, -5e-324, 0.0, 5e-324, 1e-323, 0.1, 1.0, 1e308]
     assert sorted(qualities, key=quality_key) == qualities
     assert quality_key(-0.0) == quality_key(0.0)
 
@@ -426,12 +449,12 @@ def test_keys_are_in_the_order_of_the_numbers() -> None:
 def test_pages_hold_what_a_dictionary_would() -> None:
     pages, plain = Pages[int](), dict[int, int]()
     dice = random.Random(4)
-    for position in range(0, 50_000, 7):
+    for position in (*range(0, 4095, 7), *range(4095, 50_000, 7)):
         pages[position] = plain[position] = dice.random().__hash__()
-    for position in dice.sample(list(plain), 3000):
+    for position in dice.sample(sorted(plain.keys() - {4095}), 3000):
         assert pages.pop(position) == plain.pop(position)
     assert [pages.get(one) for one in range(50_010)] == [plain.get(one) for one in range(50_010)]
-    for after, until in ((-1, 60_000), (100, 20_000), (4095, 4096), (8190, 8200)):
+    for after, until in ((-1, 60_000), (100, 20_000), (4094, 4095), (4095, 4096), (8190, 8200)):
         assert list(pages.between(after, until)) == [
             (one, value) for one, value in plain.items() if after < one <= until
         ]

@@ -55,7 +55,7 @@ def _is_run(found: dict[str, set[str]]) -> bool:
 
 
 def steps_for(mutant: Mutant) -> list[Step]:
-    """The cases that execute the changed statement, those that take least time first.
+    """The cases that execute the changed statement, those that take least time first; none if none does.
 
     A statement that is executed by the import alone is judged by the cases that execute another line of its
     file on which a name stands that it binds; if there are none, such a line of another file; if there are
@@ -65,6 +65,8 @@ def steps_for(mutant: Mutant) -> list[Step]:
     extent, names = statement_at(ast.parse(source), mutant.line)
     found = cases_at(mutant.file, extent)
     is_import = any("" in cases for cases in found.values())
+    if not is_import and not _is_run(found):
+        return []
     if names and not _is_run(found):
         found = cases_at(mutant.file, lines_with(names, source))
     if names and not _is_run(found):

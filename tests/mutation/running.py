@@ -17,15 +17,16 @@ import resource
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from mutation.generating import ROOT
 
@@ -104,12 +105,32 @@ def overlay(file: str, source: str) -> Iterator[Path]:
 
 def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float = _AT_LEAST_S) -> Result:
     """Run the cases in order, up to the first that fails; each one's time-out is `at_least_s` or more."""
+    return _in_a_child(file, source, steps, at_least_s, lambda say: _first_failure(steps, say))
+
+
+def run_own_tests(file: str, source: str, tests: Sequence[str], seconds: float) -> Result:
+    """Run some of the library's own tests on a mutant, which take so long on the original.
+
+    It is `own` if one of them fails, or if they do not end in time.
+    """
+    steps = [Step("own", "tests", seconds)]
+    result = _in_a_child(file, source, steps, _AT_LEAST_S, lambda say: _first_failed_test(tests, say))
+    return result if result.outcome == "survived" else replace(result, outcome="own")
+
+
+def _in_a_child(
+    file: str,
+    source: str,
+    steps: Sequence[Step],
+    at_least_s: float,
+    first_failure: Callable[[Callable[..., None]], str | None],
+) -> Result:
     with overlay(file, source) as folder:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _in_child(writing, folder, steps)
+            _child(writing, folder, first_failure)
         os.close(writing)
         try:
             return _watched(child, reading, steps, at_least_s)
@@ -118,36 +139,6 @@ def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float 
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-
-
-def run_own_tests(file: str, source: str, tests: Sequence[str], limit_s: float) -> Result:
-    """Run some of the library's own tests on a mutant.
-
-    It is `own` if one of them fails, or if they do not end in time.
-    """
-    with (
-        overlay(file, source) as folder,
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            said, _ = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return Result("own", "own tests", f"no end after {limit_s:.0f} s")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode == 0:
-        return Result("survived")
-    failed = (line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
-    return Result("own", "own tests", next(failed, "pytest died")[:200])
 
 
 def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float) -> Result:
@@ -186,7 +177,7 @@ def waited_s(process: int) -> float:
         return 0.0
 
 
-def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
+def _child(writing: int, folder: Path, first_failure: Callable[[Callable[..., None]], str | None]) -> None:
     def say(**what: object) -> None:
         os.write(writing, json.dumps(what).encode() + b"\n")
 
@@ -202,7 +193,10 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        why = _first_failure(folder, steps, say)
+        import kpstore
+
+        assert Path(kpstore.__file__).is_relative_to(folder)
+        why = first_failure(say)
         say(outcome="survived" if why is None else "killed", why=why or "")
     except BaseException as error:
         say(outcome="killed", why="".join(traceback.format_exception_only(error)).strip()[:200])
@@ -210,13 +204,10 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         os._exit(0)
 
 
-def _first_failure(folder: Path, steps: Sequence[Step], say: Callable[..., None]) -> str | None:
+def _first_failure(steps: Sequence[Step], say: Callable[..., None]) -> str | None:
     from kpstore_conformance.target import adapter_for
     from mutants.killing import failure_of
 
-    import kpstore
-
-    assert Path(kpstore.__file__).is_relative_to(folder)
     for number, step in enumerate(steps):
         case = case_of(step.case)
         for _ in range(_CHECK_RUNS if case.kind == "check" else 1):
@@ -227,6 +218,31 @@ def _first_failure(folder: Path, steps: Sequence[Step], say: Callable[..., None]
         else:
             return why
     return None
+
+
+class _Failed:
+    """A plugin of pytest's that notes the tests that fail."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+
+def _first_failed_test(tests: Sequence[str], say: Callable[..., None]) -> str | None:
+    say(step=0)
+    failed = _Failed()
+    # Hypothesis is imported already, on purpose.
+    warned_of = "ignore::pytest.PytestAssertRewriteWarning"
+    options = ("-x", "-q", "-p", "no:cacheprovider", "-W", warned_of, "--rootdir", str(ROOT))
+    status = pytest.main([*options, *(str(ROOT / one) for one in tests)], plugins=[failed])
+    return None if status == pytest.ExitCode.OK else (failed.names or [str(status)])[0]
 
 
 def case_of(id: str) -> SuiteCase:

@@ -299,13 +299,13 @@ def test_steps_of_work_are_short() -> None:
 # --- order ---------------------------------------------------------------------------------------
 
 
-def check_tree(order: Order, known: dict[int, float]) -> None:
+def check_tree(order: Order, key_of: dict[int, int]) -> None:
     """Each node has what is below it and says so rightly; no leaf is large unless all its keys are equal."""
     nodes = [order._root] if order._root is not None else []
-    assert set(order.members) == set(known)
+    assert set(order.members) == set(key_of)
     while nodes:
         node = nodes.pop()
-        keys = [quality_key(known[position]) for position in node.members]
+        keys = [key_of[position] for position in node.members]
         if isinstance(node, _Leaf):
             assert keys
             assert node.low <= min(keys) <= max(keys) <= node.high
@@ -315,7 +315,7 @@ def check_tree(order: Order, known: dict[int, float]) -> None:
         assert node.highest - node.lowest == (2 << node.bit) - 1
         for side, below in enumerate((node.low, node.high)):
             assert below.members == BitMap(
-                position for position in node.members if quality_key(known[position]) >> node.bit & 1 == side
+                position for position in node.members if key_of[position] >> node.bit & 1 == side
             )
             nodes.append(below)
 
@@ -342,7 +342,6 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         if position not in known:
             known[position] = draw()
             order.add(position, quality_key(known[position]))
-    check_tree(order, known)
     for _ in range(40):
         share = dice.choice([None, 0.001, 0.05, 0.5, 1.0])
         among = None if share is None else BitMap(one for one in known if dice.random() < share)
@@ -360,11 +359,78 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         assert set(order.between(quality_key(low), quality_key(high))) == inside
         lowest = [known[one] for one in order.last(17)]
         assert lowest == sorted(known.values())[:17]
-    for position in list(known):
+    keys = {position: quality_key(quality) for position, quality in known.items()}
+    check_tree(order, keys)
+    for position in list(keys):
         order.remove(position)
+        del keys[position]
+        if len(keys) % 400 == 0 or len(keys) < 60:
+            check_tree(order, keys)
     assert order.count(None) == 0
     assert not order._keys
     assert order.page(None, 0, 10) == []
+
+
+def test_a_leaf_is_parted_when_it_is_full_of_several_keys() -> None:
+    for extra in (0, 1, _LEAF_LIMIT - 1, _LEAF_LIMIT):
+        order = Order()
+        for position in range(_LEAF_LIMIT):
+            order.add(position, position)
+        assert isinstance(order._root, _Leaf)
+        order.add(_LEAF_LIMIT, extra)
+        assert not isinstance(order._root, _Leaf)
+        assert order.last(2) == ([0, 1] if extra else [0, _LEAF_LIMIT])
+
+
+def test_a_leaf_of_one_key_is_never_parted_but_gets_a_neighbour() -> None:
+    for key, best in ((4, 0), (6, 2 * _LEAF_LIMIT)):
+        order = Order()
+        for position in range(2 * _LEAF_LIMIT):
+            order.add(position, 5)
+        assert isinstance(order._root, _Leaf)
+        order.add(2 * _LEAF_LIMIT, key)
+        assert not isinstance(order._root, _Leaf)
+        assert order.page(None, 0, 1) == [best]
+        assert order.count(None, 5) == 2 * _LEAF_LIMIT + (key > 5)
+
+
+def test_a_key_beyond_all_others_is_put_beside_them() -> None:
+    keys = {position: position for position in range(3 * _LEAF_LIMIT)}
+    for beyond in (1 << 20, 1 << 40, 1 << 60):
+        keys[len(keys)] = beyond
+    order = Order()
+    for position, key in keys.items():
+        order.add(position, key)
+    check_tree(order, keys)
+
+
+def test_a_page_of_the_lowest_passes_over_all_others() -> None:
+    order = Order()
+    for position in range(2000):
+        order.add(position, position)
+    assert order.page(BitMap(range(600)), 0, 3) == [599, 598, 597]
+    assert order.page(BitMap(range(600)), 300, 302) == [299, 298]
+
+
+def test_keys_leave_with_the_last_position_near_them() -> None:
+    order = Order()
+    for position in (0, 1, 4096, 8192):
+        order.add(position, 7)
+    for position, left in ((0, 3), (8192, 2), (1, 1), (4096, 0)):
+        order.remove(position)
+        assert len(order._keys) == left
+
+
+def test_a_leaf_that_has_one_key_left_stays_one() -> None:
+    order = Order()
+    order.add(0, 1)
+    for position in range(1, _LEAF_LIMIT):
+        order.add(position, 1 << 40)
+    order.remove(0)
+    for position in range(_LEAF_LIMIT, 2 * _LEAF_LIMIT):
+        order.add(position, 1 << 40)
+    assert isinstance(order._root, _Leaf)
+    assert order.page(None, 0, 2 * _LEAF_LIMIT) == list(range(1, 2 * _LEAF_LIMIT))
 
 
 # --- documents -----------------------------------------------------------------------------------

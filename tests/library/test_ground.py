@@ -350,6 +350,7 @@ def test_a_path_may_be_a_path(tmp_path: Path) -> None:
 def test_the_least_size_and_port_are_allowed() -> None:
     given = Settings(max_record_bytes=1, qdrant_url="https://host:1")
     assert (given.max_record_bytes, given.qdrant_url) == (1, "https://host:1")
+    assert Settings(qdrant_url="http://host").qdrant_url == "http://host"
 
 
 # Factory ----------------------------------------------------------------------

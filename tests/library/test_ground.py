@@ -62,6 +62,7 @@ RECORDS: list[Any] = [
     NewApiKey(RAW_KEY, KEY),
     RateLimitDecision(True, 1, 2, 3, None),
     AuditLogEntry("i", "a", "g", "t", "r", NOW, "ip"),
+    Settings(),
 ]
 
 # Records ----------------------------------------------------------------------

@@ -30,6 +30,7 @@ FILES = (
     "kpstore/backends",
     "kpstore/index",
     "kpstore/text.py",
+    "kpstore/turns.py",
     "kpstore/units.py",
     "kpstore/clock.py",
     "kpstore/settings.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +21,7 @@ from kpstore import (
     StoredSkill,
     create_store,
 )
-from kpstore.stores.base import Codec, StoreContext
+from kpstore.stores.base import Codec, StoreContext, encode
 
 TEXT = st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), max_size=30)
 FILLED = TEXT.filter(bool)
@@ -198,3 +199,17 @@ def test_what_other_writers_wrote_is_read_leniently() -> None:
     assert found.id == "i"
     assert found.unit["lone"] == "\ud800"
     assert found.created_at == datetime(2026, 1, 15, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(is_enabled: bool) -> None:
+    codec = Codec(StoredSkill, StoreContext())
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    skill = StoredSkill("a", "n", "d", "x" * 1_000_000, created_at=moment, updated_at=moment)
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if is_enabled else gc.disable)()
+        assert codec.decode(encode(skill)) == skill
+        assert gc.isenabled() is is_enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()

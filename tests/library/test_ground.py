@@ -11,6 +11,7 @@ import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,7 @@ RECORDS: list[Any] = [
     NewApiKey(RAW_KEY, KEY),
     RateLimitDecision(True, 1, 2, 3, None),
     AuditLogEntry("i", "a", "g", "t", "r", NOW, "ip"),
+    Settings(),
 ]
 
 # Records ----------------------------------------------------------------------
@@ -106,6 +108,15 @@ def test_a_unit_without_a_required_field_is_refused(missing: str) -> None:
     del values[missing]
     with pytest.raises(TypeError, match=missing):
         StoredKnowledgeUnit(**values)
+
+
+def test_a_value_that_equals_everything_is_there() -> None:
+    assert StoredSkill("i", "n", "d", "c", created_at=ANY, updated_at=ANY).created_at is ANY
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_records_have_no_room_for_more(record: Any) -> None:
+    assert not hasattr(record, "__dict__")
 
 
 def test_defaults_are_not_shared() -> None:
@@ -269,6 +280,8 @@ def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> 
         ("KP_QDRANT_URL", "http://"),
         ("KP_QDRANT_URL", "http://host:port"),
         ("KP_QDRANT_URL", "http://host:99999"),
+        ("KP_QDRANT_URL", "http://host:0"),
+        ("KP_QDRANT_URL", "http://:80"),
         ("KP_MAX_RECORD_BYTES", "0"),
         ("KP_MAX_RECORD_BYTES", "-5"),
         ("KP_MAX_RECORD_BYTES", "1e6"),
@@ -296,9 +309,24 @@ def test_a_secret_is_never_shown() -> None:
     assert "KP_QDRANT_API_KEY" in str(key.value)
 
 
+class _PathTo:
+    """A path of any text; a `Path` would change some."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __fspath__(self) -> str:
+        return self._text
+
+
 @pytest.mark.parametrize(
     "values",
     [
+        {"store_backend": _PathTo("memory")},
+        {"sqlite_synchronous": _PathTo("full")},
+        {"qdrant_url": _PathTo("http://host")},
+        {"store_backend": "memory\0"},
+        {"max_record_bytes": -1},
         {"max_record_bytes": True},
         {"max_record_bytes": 1.5},
         {"max_record_bytes": 0},
@@ -317,6 +345,13 @@ def test_settings_made_by_hand_are_checked_too(values: dict[str, Any]) -> None:
 
 def test_a_path_may_be_a_path(tmp_path: Path) -> None:
     assert Settings(sqlite_path=tmp_path / "x.db").sqlite_path == os.fspath(tmp_path / "x.db")  # type: ignore[arg-type]
+    assert Settings(sqlite_path=_PathTo("x.db")).sqlite_path == "x.db"  # type: ignore[arg-type]
+
+
+def test_the_least_size_and_port_are_allowed() -> None:
+    given = Settings(max_record_bytes=1, qdrant_url="https://host:1")
+    assert (given.max_record_bytes, given.qdrant_url) == (1, "https://host:1")
+    assert Settings(qdrant_url="http://host").qdrant_url == "http://host"
 
 
 # Factory ----------------------------------------------------------------------

@@ -27,6 +27,7 @@ from kpstore.index import (
 )
 from kpstore.index.frames import Head
 from kpstore.index.grams import _END, _MAX_DEPTH
+from kpstore.index.order import _LEAF_LIMIT, _Leaf
 from kpstore.stores import Document, DocumentQuery
 
 T = TypeVar("T")
@@ -298,6 +299,27 @@ def test_steps_of_work_are_short() -> None:
 # --- order ---------------------------------------------------------------------------------------
 
 
+def check_tree(order: Order, key_of: dict[int, int]) -> None:
+    """Each node has what is below it and says so rightly; no leaf is large unless all its keys are equal."""
+    nodes = [order._root] if order._root is not None else []
+    assert set(order.members) == set(key_of)
+    while nodes:
+        node = nodes.pop()
+        keys = [key_of[position] for position in node.members]
+        if isinstance(node, _Leaf):
+            assert keys
+            assert node.low <= min(keys) <= max(keys) <= node.high
+            assert node.low == node.high or len(keys) <= _LEAF_LIMIT
+            continue
+        assert node.lowest <= min(keys) <= max(keys) <= node.highest
+        assert node.highest - node.lowest == (2 << node.bit) - 1
+        for side, below in enumerate((node.low, node.high)):
+            assert below.members == BitMap(
+                position for position in node.members if key_of[position] >> node.bit & 1 == side
+            )
+            nodes.append(below)
+
+
 @pytest.mark.parametrize(
     "qualities",
     [[0.5], [0.0, -0.0, 1.0], [n / 100 for n in range(101)], None, [-1e308, 1e308, -0.5, 7.25, 5e-324]],
@@ -337,11 +359,78 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
         assert set(order.between(quality_key(low), quality_key(high))) == inside
         lowest = [known[one] for one in order.last(17)]
         assert lowest == sorted(known.values())[:17]
-    for position in list(known):
+    keys = {position: quality_key(quality) for position, quality in known.items()}
+    check_tree(order, keys)
+    for position in list(keys):
         order.remove(position)
+        del keys[position]
+        if len(keys) % 400 == 0 or len(keys) < 60:
+            check_tree(order, keys)
     assert order.count(None) == 0
     assert not order._keys
     assert order.page(None, 0, 10) == []
+
+
+def test_a_leaf_is_parted_when_it_is_full_of_several_keys() -> None:
+    for extra in (0, 1, _LEAF_LIMIT - 1, _LEAF_LIMIT):
+        order = Order()
+        for position in range(_LEAF_LIMIT):
+            order.add(position, position)
+        assert isinstance(order._root, _Leaf)
+        order.add(_LEAF_LIMIT, extra)
+        assert not isinstance(order._root, _Leaf)
+        assert order.last(2) == ([0, 1] if extra else [0, _LEAF_LIMIT])
+
+
+def test_a_leaf_of_one_key_is_never_parted_but_gets_a_neighbour() -> None:
+    for key, best in ((4, 0), (6, 2 * _LEAF_LIMIT)):
+        order = Order()
+        for position in range(2 * _LEAF_LIMIT):
+            order.add(position, 5)
+        assert isinstance(order._root, _Leaf)
+        order.add(2 * _LEAF_LIMIT, key)
+        assert not isinstance(order._root, _Leaf)
+        assert order.page(None, 0, 1) == [best]
+        assert order.count(None, 5) == 2 * _LEAF_LIMIT + (key > 5)
+
+
+def test_a_key_beyond_all_others_is_put_beside_them() -> None:
+    keys = {position: position for position in range(3 * _LEAF_LIMIT)}
+    for beyond in (1 << 20, 1 << 40, 1 << 60):
+        keys[len(keys)] = beyond
+    order = Order()
+    for position, key in keys.items():
+        order.add(position, key)
+    check_tree(order, keys)
+
+
+def test_a_page_of_the_lowest_passes_over_all_others() -> None:
+    order = Order()
+    for position in range(2000):
+        order.add(position, position)
+    assert order.page(BitMap(range(600)), 0, 3) == [599, 598, 597]
+    assert order.page(BitMap(range(600)), 300, 302) == [299, 298]
+
+
+def test_keys_leave_with_the_last_position_near_them() -> None:
+    order = Order()
+    for position in (0, 1, 4096, 8192):
+        order.add(position, 7)
+    for position, left in ((0, 3), (8192, 2), (1, 1), (4096, 0)):
+        order.remove(position)
+        assert len(order._keys) == left
+
+
+def test_a_leaf_that_has_one_key_left_stays_one() -> None:
+    order = Order()
+    order.add(0, 1)
+    for position in range(1, _LEAF_LIMIT):
+        order.add(position, 1 << 40)
+    order.remove(0)
+    for position in range(_LEAF_LIMIT, 2 * _LEAF_LIMIT):
+        order.add(position, 1 << 40)
+    assert isinstance(order._root, _Leaf)
+    assert order.page(None, 0, 2 * _LEAF_LIMIT) == list(range(1, 2 * _LEAF_LIMIT))
 
 
 # --- documents -----------------------------------------------------------------------------------
@@ -415,7 +504,7 @@ def test_values_that_nobody_has_any_more_take_no_space() -> None:
 def test_keys_are_in_the_order_of_the_numbers() -> None:
     numbers = [-(2**63), -1, 0, 1, 2**63 - 1]
     assert sorted(numbers, key=integer_key) == numbers
-    qualities = [-1e308, -1.5, -5e-324, 0.0, 5e-324, 0.1, 1.0, 1e308]
+    qualities = [-1e308, -1.5, -1.5e-323, -1e-323, -5e-324, 0.0, 5e-324, 1e-323, 0.1, 1.0, 1e308]
     assert sorted(qualities, key=quality_key) == qualities
     assert quality_key(-0.0) == quality_key(0.0)
 
@@ -426,12 +515,12 @@ def test_keys_are_in_the_order_of_the_numbers() -> None:
 def test_pages_hold_what_a_dictionary_would() -> None:
     pages, plain = Pages[int](), dict[int, int]()
     dice = random.Random(4)
-    for position in range(0, 50_000, 7):
+    for position in (*range(0, 4095, 7), *range(4095, 50_000, 7)):
         pages[position] = plain[position] = dice.random().__hash__()
-    for position in dice.sample(list(plain), 3000):
+    for position in dice.sample(sorted(plain.keys() - {4095}), 3000):
         assert pages.pop(position) == plain.pop(position)
     assert [pages.get(one) for one in range(50_010)] == [plain.get(one) for one in range(50_010)]
-    for after, until in ((-1, 60_000), (100, 20_000), (4095, 4096), (8190, 8200)):
+    for after, until in ((-1, 60_000), (100, 20_000), (4094, 4095), (4095, 4096), (8190, 8200)):
         assert list(pages.between(after, until)) == [
             (one, value) for one, value in plain.items() if after < one <= until
         ]

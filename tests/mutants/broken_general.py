@@ -580,6 +580,18 @@ def a_batch_is_seen_in_parts(stores: AllStores) -> None:
     patch(stores.knowledge, create_many=mutated)
 
 
+@mutant("GEN-8")
+def a_batch_is_read_in_parts(stores: AllStores) -> None:
+    """A read by id does not wait for a batch that is going in."""
+    store: Any = stores.knowledge
+
+    async def mutated(id: str) -> StoredKnowledgeUnit | None:
+        position = store._ids.of(id).get(id)
+        return None if position is None else store._codec.decode(store._bodies[position])
+
+    patch(stores.knowledge, get_by_id=mutated)
+
+
 # GEN-9 ------------------------------------------------------------------------
 
 

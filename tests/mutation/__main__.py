@@ -19,6 +19,7 @@ def main() -> int:
     baseline.add_argument(
         "--case", action="append", default=[], help="only cases that match, beside what is known"
     )
+    baseline.add_argument("--backend", action="append", choices=BACKENDS, help="by default, on both")
     run = commands.add_parser("run", help="run mutants that are not known yet")
     run.add_argument("files", nargs="*", help="files or folders; all by default")
     run.add_argument(
@@ -37,7 +38,15 @@ def main() -> int:
     run.add_argument(
         "--case", action="append", default=[], help="only cases that match, of those that could tell"
     )
-    run.add_argument("--own-tests", action="store_true", help="survivors, against the library's own tests")
+    run.add_argument(
+        "--own-tests",
+        action="append",
+        default=[],
+        metavar="TESTS",
+        help="survivors, against these tests of the library's own, such as tests/library",
+    )
+    run.add_argument("--sample", type=float, default=1, metavar="SHARE", help="only so many of each file")
+    run.add_argument("--seed", type=int, default=0, help="of the sample")
     run.add_argument("--workers", type=int, default=2)
     summary = commands.add_parser("summary", help="the score, and what has no explanation")
     summary.add_argument("files", nargs="*")
@@ -45,9 +54,9 @@ def main() -> int:
     # So that the workers, and their mutants, are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if given.command == "baseline":
-        given_backends = [(name, given.case) for name in BACKENDS]
-        with multiprocessing.get_context("spawn").Pool(len(BACKENDS)) as pool:
-            failed = [one for found in pool.starmap(take_baseline, given_backends) for one in found]
+        tasks = [(name, given.case) for name in given.backend or BACKENDS]
+        with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
+            failed = [one for found in pool.starmap(take_baseline, tasks) for one in found]
         print(*failed, sep="\n")
         return 1 if failed else 0
     if given.command == "run":
@@ -58,6 +67,8 @@ def main() -> int:
             budget_s=None if given.thorough else given.seconds,
             workers=given.workers,
             globs=given.case,
+            share=given.sample,
+            seed=given.seed,
         )
         return 0
     return campaign.summary(given.files)

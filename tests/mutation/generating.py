@@ -44,7 +44,7 @@ class Mutant:
     Attributes:
         file: the file, from the checkout's root.
         operator: what changed it.
-        line: the number of the first line that changed, in the original.
+        line: the number of the first line of code that changed, in the original.
         change: the changed lines as they are now, in one line; `- ` and the old ones where they are gone.
         source: the whole file, changed.
     """
@@ -82,7 +82,14 @@ def mutant_of(file: str, operator: str, original: str, source: str) -> Mutant | 
     ]
     new = " ".join(after[number].strip() for _, _, _, start, end in blocks for number in range(start, end))
     old = " ".join(before[number].strip() for _, start, end, _, _ in blocks for number in range(start, end))
-    return Mutant(file, operator, blocks[0][1] + 1, " ".join((new or f"- {old}").split()), source)
+    _, start, end, _, _ = blocks[0]
+    # A decorator is taken away with the blank lines and comments before it.
+    line = next((number for number in range(start, end) if _is_code(before[number])), start) + 1
+    return Mutant(file, operator, line, " ".join((new or f"- {old}").split()), source)
+
+
+def _is_code(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 @lru_cache(maxsize=8)

@@ -13,18 +13,20 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from mutation.generating import ROOT
 
@@ -33,7 +35,11 @@ if TYPE_CHECKING:  # only a child imports it
 
 # Of what a case takes on the original. What a busy machine lets the process wait for its turn does not count.
 _TIMES_AS_LONG, _AT_LEAST_S = 10.0, 5.0
-_OWN_TESTS_S = 900.0  # they take 10 s where nothing else runs
+_MEMORY = 8 << 30  # bytes of addresses; some mutants ask for more and more
+_PRELOADED = (
+    *("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "numpy", "pyroaring"),
+    *("sortedcontainers", "yaml"),
+)
 # A check that fails is run again: some look at the time, or choose at random.
 _CHECK_RUNS = 2
 
@@ -70,7 +76,9 @@ def prepare_worker() -> None:
     takes its mutant with it when it is ended.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    for name in ("aiosqlite", "hypothesis.stateful", "jsonschema", "msgspec", "sortedcontainers", "yaml"):
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; a process with several threads is not to be forked
+    for name in _PRELOADED:
         importlib.import_module(name)
     assert "kpstore" not in sys.modules
 
@@ -97,12 +105,32 @@ def overlay(file: str, source: str) -> Iterator[Path]:
 
 def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float = _AT_LEAST_S) -> Result:
     """Run the cases in order, up to the first that fails; each one's time-out is `at_least_s` or more."""
+    return _in_a_child(file, source, steps, at_least_s, lambda say: _first_failure(steps, say))
+
+
+def run_own_tests(file: str, source: str, tests: Sequence[str], seconds: float) -> Result:
+    """Run some of the library's own tests on a mutant, which take so long on the original.
+
+    It is `own` if one of them fails, or if they do not end in time.
+    """
+    steps = [Step("own", "tests", seconds)]
+    result = _in_a_child(file, source, steps, _AT_LEAST_S, lambda say: _first_failed_test(tests, say))
+    return result if result.outcome == "survived" else replace(result, outcome="own")
+
+
+def _in_a_child(
+    file: str,
+    source: str,
+    steps: Sequence[Step],
+    at_least_s: float,
+    first_failure: Callable[[Callable[..., None]], str | None],
+) -> Result:
     with overlay(file, source) as folder:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _in_child(writing, folder, steps)
+            _child(writing, folder, first_failure)
         os.close(writing)
         try:
             return _watched(child, reading, steps, at_least_s)
@@ -113,28 +141,12 @@ def run_mutant(file: str, source: str, steps: Sequence[Step], at_least_s: float 
             os.waitpid(child, 0)
 
 
-def run_own_tests(file: str, source: str) -> Result:
-    """Run the library's own tests on a mutant: `own` if one of them fails."""
-    with overlay(file, source) as folder:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/library"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")])},
-            capture_output=True,
-            text=True,
-            timeout=_OWN_TESTS_S,
-            check=False,
-        )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return Result("survived") if done.returncode == 0 else Result("own", "tests/library", failed[0][:200])
-
-
 def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float) -> Result:
     """What the child says; it has a time-out for the imports, and one for each case."""
     limit_s, by, tried, buffer = _AT_LEAST_S, "import", 0, b""
-    start, waited_s = time.monotonic(), 0.0
+    start, already_waited_s = time.monotonic(), 0.0
     while True:
-        left_s = limit_s - (time.monotonic() - start - (_waited_s(child) - waited_s))
+        left_s = limit_s - (time.monotonic() - start - (waited_s(child) - already_waited_s))
         if left_s <= 0:
             return Result("endless", by, f"no end after {limit_s:.0f} s", tried)
         ready, _, _ = select.select([reading], [], [], left_s)
@@ -153,19 +165,19 @@ def _watched(child: int, reading: int, steps: Sequence[Step], at_least_s: float)
             step = steps[said["step"]]
             by, tried = f"{step.backend} {step.case}", said["step"] + 1
             limit_s = max(at_least_s, _TIMES_AS_LONG * step.seconds)
-            start, waited_s = time.monotonic(), _waited_s(child)
+            start, already_waited_s = time.monotonic(), waited_s(child)
 
 
-def _waited_s(child: int) -> float:
+def waited_s(process: int) -> float:
     """How many seconds the threads of a process could have run but had no processor; 0 if nobody tells."""
     try:
-        threads = list(Path(f"/proc/{child}/task").iterdir())
+        threads = list(Path(f"/proc/{process}/task").iterdir())
         return sum(int((one / "schedstat").read_text().split()[1]) for one in threads) / 1e9
     except (OSError, IndexError):
         return 0.0
 
 
-def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
+def _child(writing: int, folder: Path, first_failure: Callable[[Callable[..., None]], str | None]) -> None:
     def say(**what: object) -> None:
         os.write(writing, json.dumps(what).encode() + b"\n")
 
@@ -181,7 +193,10 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        why = _first_failure(folder, steps, say)
+        import kpstore
+
+        assert Path(kpstore.__file__).is_relative_to(folder)
+        why = first_failure(say)
         say(outcome="survived" if why is None else "killed", why=why or "")
     except BaseException as error:
         say(outcome="killed", why="".join(traceback.format_exception_only(error)).strip()[:200])
@@ -189,13 +204,10 @@ def _in_child(writing: int, folder: Path, steps: Sequence[Step]) -> None:
         os._exit(0)
 
 
-def _first_failure(folder: Path, steps: Sequence[Step], say: Callable[..., None]) -> str | None:
+def _first_failure(steps: Sequence[Step], say: Callable[..., None]) -> str | None:
     from kpstore_conformance.target import adapter_for
     from mutants.killing import failure_of
 
-    import kpstore
-
-    assert Path(kpstore.__file__).is_relative_to(folder)
     for number, step in enumerate(steps):
         case = case_of(step.case)
         for _ in range(_CHECK_RUNS if case.kind == "check" else 1):
@@ -206,6 +218,31 @@ def _first_failure(folder: Path, steps: Sequence[Step], say: Callable[..., None]
         else:
             return why
     return None
+
+
+class _Failed:
+    """A plugin of pytest's that notes the tests that fail."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+
+def _first_failed_test(tests: Sequence[str], say: Callable[..., None]) -> str | None:
+    say(step=0)
+    failed = _Failed()
+    # Hypothesis is imported already, on purpose.
+    warned_of = "ignore::pytest.PytestAssertRewriteWarning"
+    options = ("-x", "-q", "-p", "no:cacheprovider", "-W", warned_of, "--rootdir", str(ROOT))
+    status = pytest.main([*options, *(str(ROOT / one) for one in tests)], plugins=[failed])
+    return None if status == pytest.ExitCode.OK else (failed.names or [str(status)])[0]
 
 
 def case_of(id: str) -> SuiteCase:

@@ -25,6 +25,11 @@ class Record:
         )  # at most
         if found > than:
             return True
+
+    # Kept.
+    @property
+    def smaller(self) -> bool:
+        return True
 '''
 
 
@@ -55,6 +60,7 @@ def test_what_does_the_same_or_does_not_compile_is_no_mutant(old: str, new: str)
         ("found > than", "found   >=   than", 16, "if found >= than:"),
         ("\n            return True", " pass", 16, "if found > than: pass"),
         ("        if found > than:\n            return True\n", "", 16, "- if found > than: return True"),
+        ("\n    # Kept.\n    @property\n", "", 20, "- # Kept. @property"),
     ],
 )
 def test_a_mutant_is_named_by_its_changed_lines(old: str, new: str, line: int, change: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 
+import pytest
+
 from mutation.generating import ROOT
-from mutation.running import Result, Step, prepare_worker, run_mutant
+from mutation.running import Result, Step, prepare_worker, run_mutant, run_own_tests
 
 _FILE = "kpstore/stores/rate_limit.py"
 _STEPS = [
@@ -42,3 +44,22 @@ def test_a_mutant_that_cannot_be_imported_is_caught() -> None:
     result = _run("_SECOND = 1_000_000", "_SECOND = 1 / 0")
     assert (result.outcome, result.by) == ("killed", "import")
     assert "ZeroDivisionError" in result.why
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected", "why"),
+    [
+        ("-dividend // divisor", "-(dividend // divisor)", "own", "tests/library/test_rate_limit.py::test"),
+        ("if width <= 0", "if width < 0", "survived", ""),
+        ("level -= TOKEN", "while True: pass", "own", "no end after 5 s"),
+    ],
+)
+def test_own_tests_are_run_on_the_mutant(old: str, new: str, expected: str, why: str) -> None:
+    original = (ROOT / _FILE).read_text(encoding="utf-8")
+    source = original.replace(old, new)
+    assert source != original
+    tests = ["tests/library/test_rate_limit.py"]
+    with multiprocessing.get_context("spawn").Pool(1, prepare_worker) as pool:
+        result = pool.apply(run_own_tests, (_FILE, source, tests, 0.1))
+    assert result.outcome == expected
+    assert result.why.startswith(why)

@@ -143,8 +143,8 @@ async def appends(lab: Lab) -> None:
 
 @check(clauses=["GEN-8", "SKILL-7", "KNOW-2"], name="no reader sees a part of a batch")
 async def batches_are_atomic(lab: Lab) -> None:
-    """While batches replace each other, and are deleted one record at a time, every page, list and scan shows
-    records of whole batches only, and never a record twice.
+    """While batches replace each other, every page, list and scan shows records of whole batches only, and
+    never a record twice; and whoever has read a batch's first record reads its last one next, or a later one.
     """
     handles = await _handles(lab, 2)
     writer, reader = handles[0], handles[-1]
@@ -184,8 +184,22 @@ async def batches_are_atomic(lab: Lab) -> None:
             reads += 1
         return reads
 
-    _, *reads = await asyncio.gather(write(), read(), read())
+    async def read_one_by_one() -> int:
+        reads = 0
+        while writing:
+            first, last = [await reader.knowledge.get_by_id(id) for id in (ids[0], ids[-1])]
+            assert first is not None
+            assert last is not None
+            assert first.unit["version"] <= last.unit["version"], (
+                "a reader saw the beginning of a batch before its end was there"
+            )
+            reads += 1
+            await asyncio.sleep(0)
+        return reads
+
+    _, *reads, one_by_one = await asyncio.gather(write(), read(), read(), read_one_by_one())
     assert sum(reads) > 0, "nobody read while the batches were written"
+    assert one_by_one > 0, "nobody read one by one while the batches were written"
 
 
 # ---- linearizability

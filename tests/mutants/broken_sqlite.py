@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kpstore import AllStores, BackendUnavailableError, DataCorruptionError, SchemaVersionError, create_store
+from kpstore.backends.sqlite import database
 from mutants.registry import mutant, mutant_opening, patch
 
 
@@ -46,7 +47,18 @@ async def synchronous_is_normal(settings: Any, clock: Any) -> AllStores:
 async def checkpoints_do_not_sync(settings: Any, clock: Any) -> AllStores:
     """The log starts over before what was moved out of it is on the disk; each commit is synced."""
     stores = await _open(settings, clock)
-    await _database(stores)._checkpointer.run(lambda db: db.execute("PRAGMA synchronous = OFF").fetchall())
+
+    def unsynced(db: sqlite3.Connection, mode: str) -> None:
+        db.execute("PRAGMA synchronous = OFF")
+        database._checkpoint(db, mode)
+        db.execute("PRAGMA synchronous = FULL")
+
+    for connection in (_database(stores)._writer, _database(stores)._checkpointer):
+
+        def mutated(function: Any, *arguments: Any, run: Any = connection.run) -> Any:
+            return run(unsynced if function is database._checkpoint else function, *arguments)
+
+        connection.run = mutated
     return stores
 
 

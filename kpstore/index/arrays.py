@@ -23,12 +23,17 @@ def bitmap_of(positions: Positions) -> BitMap:
     return BitMap(array("I", positions.tobytes()))
 
 
+def distinct(numbers: Pairs) -> Pairs:
+    """The numbers, once each and in order, where there are any (`np.unique` loads modules when called)."""
+    ordered = np.sort(numbers)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
+
+
 def grouped(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:
     """Each first one of the pairs, and the second ones with it, once each and in order."""
     if not len(pairs):
         return
-    pairs.sort()
-    pairs = pairs[np.concatenate(([True], pairs[1:] != pairs[:-1]))]
+    pairs = distinct(pairs)
     first = pairs >> PAIR_BITS
     begins = np.concatenate(([0], np.flatnonzero(first[1:] != first[:-1]) + 1))
     second = (pairs & (1 << PAIR_BITS) - 1).tolist()

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from kpstore.index.arrays import PAIR_BITS, Ints, Pairs, grouped
+from kpstore.index.arrays import PAIR_BITS, Ints, Pairs, distinct, grouped
 from kpstore.index.frames import Nodes
 from kpstore.index.postings import Postings
 from kpstore.index.texts import KeptTexts, Texts
@@ -339,7 +339,7 @@ class GramIndex:
 
     def _add_missing(self, row: Ints, byte: NDArray[np.uint8]) -> None:
         """Make the nodes that have no place in the trie yet."""
-        for place in np.unique(row.astype(np.int64) << 8 | byte).tolist():
+        for place in distinct(row.astype(np.int64) << 8 | byte).tolist():
             self._add_node(self._node_of.item(place >> 8), place & 0xFF, BitMap())
 
     def _add_node(self, parent: int, byte: int, posting: BitMap) -> int:

@@ -329,6 +329,8 @@ class SearchIndex:
         """Have it whole and up to date, if that takes less than to build it; before `store_last`."""
         if self._loading is not None:  # on another connection
             self._forget()
+        if self._index is not None and len(self._index) < _WORTH_STORING:
+            return
         try:
             if self.is_soon_there(db):
                 while self.work(db, 0.1):

@@ -426,9 +426,8 @@ class GramIndex:
             yield
         for row in range(_ROOT + 1, trial._rows):
             node = 0
-            for byte in trial._string(
-                trial._node_of.item(row)
-            ):  # every prefix of it has been extended before it
+            string = trial._string(trial._node_of.item(row))  # its prefixes have been extended before it
+            for byte in string:
                 place = self._row_of.item(node), self._column(byte)
                 node = self._children.item(place) or self._add_node(node, byte, BitMap())
             yield from self._extend(node)
@@ -440,14 +439,16 @@ class GramIndex:
 
     def _extend(self, node: int) -> Turns:
         """Give a node its children."""
-        string = self._string(node)
-        size = len(self._postings.get(node))
-        is_deep = len(string) >= _DEEP
-        if self._row_of[node] or (is_deep and self._deep + size > _DEEP_SHARE * len(self._in_trie)):
+        if self._row_of.item(node):
             return
-        self._deep += size if is_deep else 0
+        string = self._string(node)
+        documents = list(self._postings.get(node))
+        if len(string) >= _DEEP:
+            if self._deep + len(documents) > _DEEP_SHARE * len(self._in_trie):
+                return
+            self._deep += len(documents)
         pairs = []
-        rest = iter(list(self._postings.get(node)))
+        rest = iter(documents)
         while chunk := list(islice(rest, _PER_TURN)):
             # What is hidden will leave the posting, and then come back by the text that it has now.
             seen = [position for position in chunk if position not in self._hidden]
@@ -455,9 +456,9 @@ class GramIndex:
                 pairs.append(_following(string, self._texts.of(seen)))
             yield
         self._add_row(node)
-        for byte, documents in grouped(np.concatenate(pairs)) if pairs else ():
-            child = self._add_node(node, byte, BitMap(documents))
-            if len(documents) > self._bound and len(string) + 1 < _MAX_DEPTH:
+        for byte, members in grouped(np.concatenate(pairs)) if pairs else ():
+            child = self._add_node(node, byte, BitMap(members))
+            if len(members) > self._bound and len(string) + 1 < _MAX_DEPTH:
                 self._overfull.append(child)
 
     # Outside memory -----------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from kpstore import AllStores, Page, StoredKnowledgeUnit, StoredSkill, ValidationError
+from kpstore.backends.sqlite.search import _last_change
 from mutants.registry import mutant, patch
 
 # Pages ------------------------------------------------------------------------
@@ -1006,7 +1007,7 @@ def the_index_of_a_handle_follows_only_a_few_changes(stores: AllStores) -> None:
 
     def mutated(db: Any, limit: int) -> bool:
         apply(db, 20)
-        index._seen = db.execute("SELECT COALESCE(MAX(number), 0) FROM document_changes").fetchone()[0]
+        index._seen = _last_change(db)
         return True
 
     patch(index, _apply_changes=mutated)
@@ -1021,7 +1022,7 @@ def a_stored_index_passes_for_one_of_today(stores: AllStores) -> None:
     def mutated(db: Any) -> Any:
         found = readable(db)
         if found is not None:
-            found.seen = db.execute("SELECT COALESCE(MAX(number), 0) FROM document_changes").fetchone()[0]
+            found.seen = _last_change(db)
         return found
 
     patch(index, _readable=mutated)

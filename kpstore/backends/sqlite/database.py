@@ -28,7 +28,7 @@ import aiosqlite
 from kpstore.backends.sqlite.near import NEAR_BYTES, NearConnection
 from kpstore.backends.sqlite.schema import bring_up_to_date, check_version, is_current
 from kpstore.backends.sqlite.search import SearchIndex
-from kpstore.backends.sqlite.stored_index import UnreadableError, remove_all, sweep
+from kpstore.backends.sqlite.stored_index import UnreadableError, remove_all
 from kpstore.errors import BackendUnavailableError, DataCorruptionError, KpStoreError
 from kpstore.stores import StoreContext
 
@@ -504,23 +504,13 @@ def _erase(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
 def _store_indexes(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
     """Leave the indexes to handles to come."""
 
-    def write(function: Callable[..., T], *arguments: Any) -> T:
-        _begin(db, monotonic() + BUSY_TIMEOUT_S)
-        with _all_or_nothing(db):
-            return function(db, *arguments)
-
     with suppress(sqlite3.Error, UnreadableError):  # a full disk, say: they can be built again
         for index in indexes:
-            storing = index.store_last(db)
-            if storing is None:
-                continue
-            stored = write(storing.begin)
-            for piece in storing.pieces:
-                if piece is not None:
-                    write(stored.write, piece)
-            write(stored.finish, storing.table)
-            while write(sweep):
-                pass
+            for transaction in index.store_last(db):
+                if transaction is not None:
+                    _begin(db, monotonic() + BUSY_TIMEOUT_S)
+                    with _all_or_nothing(db):
+                        transaction(db)
 
 
 def _empty_log(db: sqlite3.Connection) -> None:

@@ -6,12 +6,11 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from kpstore.backends.sqlite.columns import last_position, text_column
 from kpstore.backends.sqlite.search import SearchIndex
-from kpstore.backends.sqlite.stored_index import UnreadableError, sweep
+from kpstore.backends.sqlite.stored_index import Transaction, UnreadableError
 from kpstore.errors import KpStoreError
 from kpstore.index import text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
@@ -149,15 +148,16 @@ class SqliteDocuments(DocumentStore[R]):
 
     async def _write_index(self) -> None:
         storing = await self._database.search(self._index.begin_storing)
-        if storing is None:
-            return
-        stored = await self._database.write(storing.begin)
-        while (found := await self._database.search(storing.next_piece))[0]:
+
+        def step(_: sqlite3.Connection) -> tuple[bool, Transaction | None]:
+            """Whether there was one more, and it; on the thread of the index."""
+            for transaction in storing:
+                return True, transaction
+            return False, None
+
+        while (found := await self._database.search(step))[0]:
             if found[1] is not None:
-                await self._database.write(partial(stored.write, data=found[1]))
-        await self._database.write(partial(stored.finish, kind=self.table))
-        while await self._database.write(sweep):
-            pass
+                await self._database.write(found[1])
 
     async def _stop(self) -> None:
         """Wait for what goes on in the background, which ends when the store is closed."""

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
 from pyroaring import BitMap
 
 from kpstore.backends.sqlite.columns import column_text
-from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, pieces_of
+from kpstore.backends.sqlite.stored_index import StoredIndex, Transaction, UnreadableError, storing
 from kpstore.index import DocumentIndex, KeptTexts
 from kpstore.stores import Document, DocumentQuery
 
@@ -300,17 +299,19 @@ class SearchIndex:
 
     # Storing ------------------------------------------------------------------
 
-    def begin_storing(self, db: sqlite3.Connection) -> Storing | None:
-        """What there is to store, if it is time to store it. As long as it is, `work` has to wait."""
+    def begin_storing(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
+        """What stores it, if it is time to: see `storing`. As long as that goes on, `work` has to wait."""
         count = 0 if self._index is None else len(self._index)
         is_due = self._is_due(db, min(max(_CHANGES_DUE, count // 4), _MOST_CHANGES_DUE))
-        return self._storing() if is_due and not StoredIndex.is_being_written(db, self._table) else None
+        return self._storing(is_due and not StoredIndex.is_being_written(db, self._table))
 
-    def _storing(self) -> Storing:
+    def _storing(self, is_due: bool) -> Iterator[Transaction | None]:
+        if not is_due:
+            return iter(())
         assert self._index is not None
         self._unstored = 0
         self._is_unreadable = False
-        return Storing(self._table, self._seen, pieces_of(self._index.save()))
+        return storing(self._table, self._seen, self._index.save())
 
     def _is_due(self, db: sqlite3.Connection, changes: int) -> bool:
         index = self._index
@@ -339,11 +340,11 @@ class SearchIndex:
         except (TypeError, ValueError, OverflowError, sqlite3.Error):
             self._forget()
 
-    def store_last(self, db: sqlite3.Connection) -> Storing | None:
-        """What there is to store before it is let go of."""
+    def store_last(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
+        """What stores it before it is let go of, if that is worth it."""
         if self._is_whole:
             self.catch_up(db)
-        return self._storing() if self._is_due(db, _CHANGES_DUE) else None
+        return self._storing(self._is_due(db, _CHANGES_DUE))
 
     def _put(self, db: sqlite3.Connection, row: Sequence[Any]) -> None:
         position, quality, domain, texts, kind, agent_id = row
@@ -365,31 +366,6 @@ class SearchIndex:
     def _tags(db: sqlite3.Connection, position: int) -> frozenset[str]:
         rows = db.execute("SELECT tag FROM skill_tags WHERE skill = ?", (position,))
         return frozenset(column_text(tag) for (tag,) in rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Storing:
-    """An index on its way into the file.
-
-    Attributes:
-        table: the table that it is of.
-        seen: the number of the last change in it.
-        pieces: of the index, one by one, made on its thread; `None` where others may have their turn.
-    """
-
-    table: str
-    seen: int
-    pieces: Iterator[bytes | None]
-
-    def begin(self, db: sqlite3.Connection) -> StoredIndex:
-        """Begin to write."""
-        return StoredIndex.begin(db, self.table, self.seen)
-
-    def next_piece(self, _: sqlite3.Connection) -> tuple[bool, bytes | None]:
-        """Whether there was one more, and it."""
-        for piece in self.pieces:
-            return True, piece
-        return False, None
 
 
 def _has_notes(db: sqlite3.Connection, seen: int) -> bool:

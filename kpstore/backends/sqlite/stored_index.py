@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -36,6 +38,9 @@ PIECE_BYTES = 128 * 1024
 _NUMBER_BITS = 24
 # After so long, one that is still not whole is taken for that of a process that ended.
 _ABANDONED_AFTER_US = 600 * 1_000_000
+
+
+Transaction: TypeAlias = Callable[[sqlite3.Connection], object]
 
 
 class UnreadableError(Exception):
@@ -142,8 +147,32 @@ def remove_all(db: sqlite3.Connection) -> None:
         db.execute(f"DELETE FROM {table}")
 
 
-def pieces_of(frames: Iterable[Frame]) -> Iterator[bytes | None]:
-    """The frames in pieces of about the size to be written; `None` where others may have their turn."""
+def storing(kind: str, seen: int, frames: Iterable[Frame]) -> Iterator[Transaction | None]:
+    """What stores an index in the place of the last one, to be done in this order, each in a transaction.
+
+    `None` stands where others may have their turn.
+    """
+    stored: StoredIndex
+    has_more = True
+
+    def begin(db: sqlite3.Connection) -> None:
+        nonlocal stored
+        stored = StoredIndex.begin(db, kind, seen)
+
+    def sweep_some(db: sqlite3.Connection) -> None:
+        nonlocal has_more
+        has_more = sweep(db)
+
+    yield begin
+    for piece in _pieces_of(frames):
+        yield None if piece is None else partial(stored.write, data=piece)
+    yield partial(stored.finish, kind=kind)
+    while has_more:
+        yield sweep_some
+
+
+def _pieces_of(frames: Iterable[Frame]) -> Iterator[bytes | None]:
+    """The frames in pieces of about the size to be written; `None` where there is none yet."""
     together: list[Frame] = []
     size = 0
     for frame in frames:

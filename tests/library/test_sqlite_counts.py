@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kpstore_conformance import recorder
+from kpstore_conformance.disks import Kept, Recording
 
 from kpstore import ManualClock, Settings, create_store
 from kpstore.backends.sqlite import audit_blocks, leaderboard, schema
@@ -244,6 +247,55 @@ def test_an_upgrade_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path: 
             assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
             assert check_blocks(db) == 5 + 2 * 2 + 2 * 1
             assert check_parts(db, leaderboard.PART) == 1
+
+
+_UPGRADE = """
+import asyncio, sys
+from datetime import UTC, datetime
+from kpstore import ManualClock, Settings, create_store
+async def main():
+    clock = ManualClock(datetime(2026, 1, 15, 12, tzinfo=UTC))
+    async with create_store("sqlite", settings=Settings(sqlite_path=sys.argv[2]), clock=clock):
+        with open(sys.argv[1], "ab", buffering=0) as recording:
+            recording.write(b'["opened"]\\n')
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not recorder.is_available(), reason="this Python's SQLite cannot be recorded")
+async def test_an_upgrade_that_loses_the_power_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    live, disk_folder, recorded = tmp_path / "live", tmp_path / "disk", tmp_path / "recording"
+    live.mkdir()
+    first_version(live / "old.db", 500, 3000)
+    (tmp_path / "upgrade.py").write_text(_UPGRADE)
+    subprocess.run(
+        [sys.executable, *recorder.command(recorded, live), "upgrade", str(recorded), str(live / "old.db")],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    recording = Recording(recorded)
+    dice, versions = random.Random(SEED), set()
+    first, opened = recording.first_write(), recording.acknowledgement("opened")
+    for moment, disk in recording.disks([*dice.sample(range(first, opened), 6), opened, len(recording)]):
+        for kept in Kept:
+            what = f"seed {SEED}, power lost at {moment} of {len(recording)}, the disk keeps {kept}"
+            disk_folder.mkdir()
+            disk.write(disk_folder, kept, dice)
+            path = disk_folder / "old.db"
+            with closing(sqlite3.connect(path)) as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+            assert version in ({schema.VERSION} if moment >= opened else {1, schema.VERSION}), what
+            versions.add(version)
+            settings = Settings(sqlite_path=str(path))
+            async with create_store("sqlite", settings=settings, clock=ManualClock(NOW)) as stores:
+                assert (await stores.audit_log.query(limit=1)).total == 3000, what
+                assert (await stores.reputation.get_leaderboard(limit=1)).total == 500, what
+            with closing(sqlite3.connect(path)) as db:
+                assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)], what
+                assert check_blocks(db) == 5 + 2 * 2 + 2 * 1, what
+                assert check_parts(db, leaderboard.PART) == 1, what
+            shutil.rmtree(disk_folder)
+    assert versions == {1, schema.VERSION}
 
 
 async def test_counts_agree_after_many_handles_wrote_at_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -24,19 +25,24 @@ def bitmap_of(positions: Positions) -> BitMap:
 
 
 def distinct(numbers: Pairs) -> Pairs:
-    """The numbers, once each and in order, where there are any (`np.unique` loads modules when called)."""
+    """Numbers from 0 on, once each and in order (`np.unique` loads modules when it is called)."""
     ordered = np.sort(numbers)
-    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def grouped(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:
     """Each first one of the pairs, and the second ones with it, once each and in order."""
-    if not len(pairs):
-        return
-    pairs = distinct(pairs)
+    for groups in grouped_in_turns(distinct(pairs), max(1, len(pairs))):
+        yield from groups
+
+
+def grouped_in_turns(pairs: Pairs, size: int) -> Iterator[list[tuple[int, list[int]]]]:
+    """The same of pairs that are distinct and in order, so many first ones at a time."""
     first = pairs >> PAIR_BITS
-    begins = np.concatenate(([0], np.flatnonzero(first[1:] != first[:-1]) + 1))
-    second = (pairs & (1 << PAIR_BITS) - 1).tolist()
-    bounds = [*begins.tolist(), len(second)]
-    for one, begin, end in zip(first[begins].tolist(), bounds, bounds[1:], strict=False):
-        yield one, second[begin:end]
+    begins = np.append(np.flatnonzero(np.diff(first, prepend=-1)), len(pairs))
+    for number in range(0, len(begins) - 1, size):
+        bounds = begins[number : number + size + 1]
+        begin, end = bounds.item(0), bounds.item(-1)
+        second = (pairs[begin:end] & (1 << PAIR_BITS) - 1).tolist()
+        parts = pairwise((bounds - begin).tolist())
+        yield [(one, second[at:to]) for one, (at, to) in zip(first[bounds[:-1]].tolist(), parts, strict=True)]

@@ -414,18 +414,22 @@ async def test_a_kill_at_any_moment_leaves_an_index_that_agrees_with_the_rows(pa
         assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-async def test_a_file_of_the_version_without_one_is_upgraded(path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+async def test_a_file_of_an_older_version_is_upgraded(path: Path, version: int) -> None:
     async with opened(path) as stores:
         await stores.skills.create(skill(1))
     schema_now = rows(path, "SELECT name, sql FROM sqlite_master ORDER BY name")
-    with closing(sqlite3.connect(path)) as db:  # what version 2 was
-        db.execute("DROP TABLE search_indexes")
-        db.execute("DROP TABLE search_index_pieces")
-        name = "skills_insert_is_noted"
-        (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-        db.execute(f"DROP TRIGGER {name}")
-        db.execute(sql.replace(str(search._KEPT), "50000"))
-        db.execute("PRAGMA user_version = 2")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE INDEX skills_by_domain ON skills (domain, quality DESC)")
+        db.execute("CREATE INDEX knowledge_units_by_type ON knowledge_units (type, quality DESC)")
+        if version == 2:
+            db.execute("DROP TABLE search_indexes")
+            db.execute("DROP TABLE search_index_pieces")
+            name = "skills_insert_is_noted"
+            (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            db.execute(f"DROP TRIGGER {name}")
+            db.execute(sql.replace(str(search._KEPT), "50000"))
+        db.execute(f"PRAGMA user_version = {version}")
         db.commit()
     assert rows(path, "SELECT name, sql FROM sqlite_master ORDER BY name") != schema_now
     async with opened(path) as stores:

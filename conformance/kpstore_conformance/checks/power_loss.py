@@ -36,11 +36,11 @@ _MOMENTS = 3
 """How many moments of a round are tried, each with every way to keep what was not synced."""
 
 _SHORT_BYTES = (200_000, 6_000_000)
-_LONG_BYTES = (7_000_000, 14_000_000)
+_LONG_BYTES = (22_000_000, 36_000_000)
 """How much a writer has written when it is killed. After the long ones, a log that is moved into the database
-at 4 MiB, and at some more that came in meanwhile, was.
+at 16 MiB, and at some more that came in meanwhile, was.
 """
-_CONTENT_BYTES = 6_000
+_SHORT_CONTENT_BYTES, _LONG_CONTENT_BYTES = 6_000, 50_000
 _WRITES_S = 20.0
 """A writer that has not written so much by then is killed all the same: it takes a tenth of that."""
 _LINE = 4
@@ -148,6 +148,7 @@ async def power_lost_amid_writes(lab: Lab) -> None:
             shutil.rmtree(live, ignore_errors=True)
             live.mkdir()
         path = lab.folder / "recording"
+        is_long = run % 2 == 0
         async with _recorded(
             lab,
             "write_until_killed",
@@ -155,9 +156,9 @@ async def power_lost_amid_writes(lab: Lab) -> None:
             _file(lab, live),
             path,
             round_number=run,
-            content_bytes=_CONTENT_BYTES,
+            content_bytes=_LONG_CONTENT_BYTES if is_long else _SHORT_CONTENT_BYTES,
         ) as writer:
-            size = chance.uniform(*(_SHORT_BYTES if run % 2 else _LONG_BYTES))
+            size = chance.uniform(*(_LONG_BYTES if is_long else _SHORT_BYTES))
             await asyncio.to_thread(_grown, path, size)
             assert writer.returncode is None, "the writer ended by itself"
             writer.kill()

@@ -12,7 +12,7 @@ from kpstore.backends.sqlite.stored_index import TABLES as STORED_TABLES
 from kpstore.backends.sqlite.typescript import is_typescript_registry, upgrade_typescript_registry
 from kpstore.errors import DataCorruptionError, SchemaVersionError
 
-VERSION = 3  # PRAGMA user_version
+VERSION = 4  # PRAGMA user_version
 APPLICATION_ID = 0x6B707374  # "kpst": tells our files from other programs' (PRAGMA application_id)
 
 # Positions are never used again (AUTOINCREMENT), so that a scan which goes on after the
@@ -116,12 +116,6 @@ ERASED_BY = {
 }
 WITHOUT_ROWID = {"skill_tags", "reputation_history", "rate_limits", "audit_blocks", "leaderboard_parts"}
 INDEXES = {
-    "skills_by_quality": "skills (quality DESC)",
-    "skills_by_domain": "skills (domain, quality DESC)",
-    "skill_tags_by_tag": "skill_tags (tag)",
-    "knowledge_units_by_quality": "knowledge_units (quality DESC)",
-    "knowledge_units_by_domain": "knowledge_units (domain, quality DESC)",
-    "knowledge_units_by_type": "knowledge_units (type, quality DESC)",
     "knowledge_units_by_agent": "knowledge_units (agent_id)",
     "reputation_by_score": "reputation (score DESC)",
     "validation_votes_by_unit": "validation_votes (unit_id)",
@@ -133,6 +127,16 @@ INDEXES = {
     "rate_limit_violations_by_time": "rate_limit_violations (at)",
     **LOG_INDEXES,
 }
+
+# Of version 3: searches need none, and each was one more page to write for every document.
+_NOT_ANY_MORE = (
+    "skills_by_quality",
+    "skills_by_domain",
+    "skill_tags_by_tag",
+    "knowledge_units_by_quality",
+    "knowledge_units_by_domain",
+    "knowledge_units_by_type",
+)
 
 
 def check_version(version: int, location: str) -> None:
@@ -184,7 +188,7 @@ def bring_up_to_date(db: sqlite3.Connection, location: str) -> None:
 
 def _upgrade(db: sqlite3.Connection) -> None:
     """Turn the tables of an older version into ours."""
-    for name in LOG_INDEXES:  # which had other columns in version 1
+    for name in (*LOG_INDEXES, *_NOT_ANY_MORE):  # those of the log had other columns in version 1
         db.execute(f"DROP INDEX IF EXISTS {name}")
     drop_changes(db)  # the triggers of version 2 kept fewer
     create_tables(db)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from kpstore_conformance import dataset
 
 from kpstore import AllStores, DataCorruptionError, Settings, StoredSkill, create_store
-from kpstore.backends.sqlite import search
+from kpstore.backends.sqlite import documents, search
 
 NOW = dataset.START
 
@@ -163,6 +163,70 @@ async def test_a_large_file_gets_no_index_until_it_is_searched(settings: Setting
         assert not index_of(stores).is_kept
         assert (await stores.skills.search(query="n")).total == 2600
         assert index_of(stores).is_kept or stores.skills._indexing is not None  # type: ignore[attr-defined]
+
+
+class _EndlessIndex:
+    """One that always has more to do, and counts how often it has been at it."""
+
+    is_kept = is_current = True
+    is_far_off = False
+    backlog = 0
+    worked = 0
+    is_over = False
+
+    def work(self, db: sqlite3.Connection, seconds: float) -> bool:
+        self.worked += 1
+        return not self.is_over
+
+    def begin_storing(self, db: sqlite3.Connection) -> Iterator[None]:
+        return iter(())
+
+
+async def test_the_index_works_when_nobody_writes(stores: AllStores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_BACKLOG", 10)
+    store: Any = stores.skills
+    index = store._index = _EndlessIndex()
+    for number in range(10):
+        await store.create(skill(f"a{number}"))
+    begun = index.worked
+    for number in range(100):
+        await store.create(skill(f"b{number}"))
+    worked = index.worked - begun
+    assert 1 <= worked <= 15  # for what was written, 10 times
+    await asyncio.sleep(0.1)
+    assert index.worked > begun + worked + 20
+    index.is_over = True
+
+
+@pytest.mark.parametrize(
+    ("state", "waited"),
+    [
+        ({}, 4),  # until nobody writes
+        ({"backlog": documents._PATIENCE}, 1),
+        ({"backlog": documents._HASTE}, 0),
+        ({"is_current": False}, 0),
+        ({"unsearched": documents._BACKLOG}, 0),
+        ({"awaited": 1}, 0),
+    ],
+)
+async def test_the_index_goes_before_writers_where_it_falls_behind_or_is_waited_for(
+    stores: AllStores, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], waited: int
+) -> None:
+    store: Any = stores.skills
+    index = store._index = _EndlessIndex()
+    index.is_current, index.backlog = state.get("is_current", True), state.get("backlog", 0)
+    store._unsearched, store._awaited = state.get("unsearched", 0), state.get("awaited", 0)
+    writes = iter([True, True, True, False])
+    count = 0
+
+    async def written() -> bool:
+        nonlocal count
+        count += 1
+        return next(writes)
+
+    monkeypatch.setattr(store._database, "written", written)
+    await store._give_way()
+    assert count == waited
 
 
 async def test_a_store_closes_while_its_index_is_built(settings: Settings) -> None:

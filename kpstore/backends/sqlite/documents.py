@@ -24,6 +24,10 @@ R = TypeVar("R")
 
 # New documents that are left to the next search to take into the index.
 _BACKLOG = 256
+# Writes go before the index, whose work takes the interpreter from them: as long as fewer documents than the
+# first number wait for it, each of which takes a search 0.2 us, it only works while nobody writes; as long as
+# fewer than the second one do, in turns with them.
+_PATIENCE, _HASTE = 2048, 8192
 # Documents in one call that waits until they are in the index.
 _LARGE = 1000
 
@@ -52,6 +56,7 @@ class SqliteDocuments(DocumentStore[R]):
         self._indexing: asyncio.Task[None] | None = None
         self._is_indexed = asyncio.Event()  # or will not be soon
         self._storing: asyncio.Task[None] | None = None
+        self._awaited = 0  # by how many
         self._written = 0  # documents, by this handle
         self._unsearched = 0  # of them, since the index was last told to take them in
 
@@ -83,16 +88,16 @@ class SqliteDocuments(DocumentStore[R]):
         cls._stored(db, document, position)
 
     async def _put(self, documents: Sequence[Document]) -> None:
-        def put(db: sqlite3.Connection) -> int:
+        def put(db: sqlite3.Connection) -> int | None:
             for document in documents:
                 self._store(db, document)
-            return last_position(db, self.table)
+            return None if self._index.is_kept else last_position(db, self.table)
 
         last = await self._database.write(put)
         self._unsearched += len(documents)
         self._written += len(documents)
         # Who fills a store will search it; who adds a few to many perhaps never does.
-        if self._unsearched >= _BACKLOG and (self._index.is_kept or last < 2 * self._written):
+        if self._unsearched >= _BACKLOG and (last is None or last < 2 * self._written):
             self._keep_up()
             # So that nobody stores faster than the index can follow.
             if len(documents) > _LARGE:
@@ -118,15 +123,15 @@ class SqliteDocuments(DocumentStore[R]):
     def _keep_up(self) -> None:
         """See to it that there is an index, and that it takes in what is new."""
         if self._indexing is None and self._storing is None and not self._context.closed:
-            self._unsearched = 0
             self._is_indexed.clear()
             self._indexing = asyncio.create_task(self._take_in())
 
     async def _take_in(self) -> None:
         try:
-            while await self._database.search(self._index.work, SLICE_S):  # with the interpreter's lock
+            while await self._work():
                 if self._index.is_current or self._index.is_far_off:
                     self._is_indexed.set()
+                await self._give_way()
         except KpStoreError:
             pass  # closed, or damaged: a search says so, or does without the index
         finally:
@@ -134,6 +139,20 @@ class SqliteDocuments(DocumentStore[R]):
             self._indexing = None
         if not self._context.closed:
             self._storing = asyncio.create_task(self._store_index())
+
+    async def _work(self) -> bool:
+        """Work on the index for a moment; whether there is more to do."""
+        self._unsearched = 0
+        return await self._database.search(self._index.work, SLICE_S)
+
+    async def _give_way(self) -> None:
+        """Let those write who do, if nobody waits for the index."""
+        index = self._index
+        while (
+            index.is_current and not self._awaited and self._unsearched < _BACKLOG and index.backlog < _HASTE
+        ):
+            if not await self._database.written() or index.backlog >= _PATIENCE:
+                return
 
     async def _store_index(self) -> None:
         """Write the index into the file, if it is time to."""
@@ -165,8 +184,12 @@ class SqliteDocuments(DocumentStore[R]):
 
     async def _quiet(self) -> None:
         """Wait until the index has taken in what there is."""
-        while going := [task for task in (self._indexing, self._storing) if task is not None]:
-            await asyncio.wait(going)
+        self._awaited += 1
+        try:
+            while going := [task for task in (self._indexing, self._storing) if task is not None]:
+                await asyncio.wait(going)
+        finally:
+            self._awaited -= 1
 
     async def _search(self, query: DocumentQuery, offset: int, limit: int) -> tuple[list[bytes], int]:
         def search(db: sqlite3.Connection, may_wait: bool) -> tuple[bool, tuple[list[bytes], int] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -19,9 +19,18 @@ Pairs: TypeAlias = NDArray[np.int64]
 PAIR_BITS = 32
 
 
-def bitmap_of(positions: Positions) -> BitMap:
-    """The set of these documents; from an array of Python's, which is read ten times as fast as NumPy's."""
-    return BitMap(array("I", positions.tobytes()))
+def set_of(positions: Iterable[int]) -> BitMap:
+    """A set that is going to change.
+
+    By default, documents that follow one another are kept as runs, and those that come after them too: a set
+    of ten thousand runs takes eight times the memory, and 40 us instead of 0.1 to be compared.
+    """
+    return BitMap(positions, optimize=False)
+
+
+def set_of_array(positions: Positions) -> BitMap:
+    """The same; from an array of Python's, which is read ten times as fast as NumPy's."""
+    return set_of(array("I", positions.tobytes()))
 
 
 def distinct(numbers: Pairs) -> Pairs:

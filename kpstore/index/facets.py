@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from pyroaring import BitMap
 
-from kpstore.index.arrays import PAIR_BITS, Positions, grouped
+from kpstore.index.arrays import PAIR_BITS, Positions, grouped, set_of
 from kpstore.index.frames import Names
 from kpstore.index.pages import Pages
 
@@ -111,7 +111,7 @@ class Facets:
         for id, members in grouped(ids.astype(np.int64) << PAIR_BITS | np.repeat(positions, lengths)):
             known = self._members.get(id)
             if known is None:
-                self._members[id] = BitMap(members)
+                self._members[id] = set_of(members)
             else:
                 known.update(members)
             self._next_id = max(self._next_id, id + 1)

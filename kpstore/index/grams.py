@@ -22,7 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from kpstore.index.arrays import PAIR_BITS, Ints, Pairs, Positions, distinct, grouped, grouped_in_turns
+from kpstore.index.arrays import (
+    PAIR_BITS,
+    Ints,
+    Pairs,
+    Positions,
+    distinct,
+    grouped,
+    grouped_in_turns,
+    set_of,
+)
 from kpstore.index.frames import Nodes
 from kpstore.index.postings import Postings
 from kpstore.index.texts import KeptTexts, Texts
@@ -472,7 +481,7 @@ class GramIndex:
             yield
         self._add_row(node)
         for byte, members in grouped(np.concatenate(pairs)) if pairs else ():
-            child = self._add_node(node, byte, BitMap(members))
+            child = self._add_node(node, byte, set_of(members))
             if len(members) > self._bound and len(string) + 1 < _MAX_DEPTH:
                 self._overfull.append(child)
 

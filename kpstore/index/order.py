@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from kpstore.index.arrays import Positions, bitmap_of
+from kpstore.index.arrays import Positions, set_of, set_of_array
 from kpstore.index.pages import PAGE_BITS
 
 # A leaf that holds different keys has to be sorted when a page ends in it: 30 us for so many.
@@ -105,7 +105,7 @@ class Order:
 
     def _with(self, node: _Node | None, position: int, key: int) -> _Node:
         """The node, to which a document does not fit, with it."""
-        leaf = _Leaf(BitMap((position,)), key, key)
+        leaf = _Leaf(set_of((position,)), key, key)
         if node is None:
             return leaf
         members = node.members | leaf.members
@@ -129,8 +129,8 @@ class Order:
             members,
             high,
             bit,
-            _Leaf(BitMap(lows), low, max(lows.values())),
-            _Leaf(BitMap(highs), min(highs.values()), high),
+            _Leaf(set_of(lows), low, max(lows.values())),
+            _Leaf(set_of(highs), min(highs.values()), high),
         )
 
     def fill(self, positions: Positions, keys: NDArray[np.uint64]) -> Generator[None, None, None]:
@@ -253,7 +253,7 @@ def _tree(positions: Positions, keys: NDArray[np.uint64]) -> Generator[None, Non
     low, high = keys.item(0), keys.item(-1)
     if low == high or len(keys) < _LEAF_LIMIT:
         yield
-        return _Leaf(bitmap_of(positions), low, high)
+        return _Leaf(set_of_array(positions), low, high)
     bit = (low ^ high).bit_length() - 1
     at = int(np.searchsorted(keys, np.uint64(high >> bit << bit)))
     lower = yield from _tree(positions[:at], keys[:at])

@@ -621,3 +621,27 @@ def test_frames_of_another_format_are_refused() -> None:
         loaded([msgspec.structs.replace(head, format="0 little")])
     with pytest.raises(ValueError, match="another format"):
         loaded([])
+
+
+def test_no_set_that_grows_consists_of_runs() -> None:
+    """Documents that follow one another begin most sets; in ten thousand runs, a set is 400 times as slow."""
+    index = DocumentIndex()
+    for position in range(600):
+        document = Document("", b"", quality=position // 3 / 1000, texts=(), type="t")
+        index.put(position, document, b"text")
+        while position % 50 == 0 and index.work(1):
+            pass
+    while index.work(1):
+        pass
+    postings = [index._grams._postings.get(node) for node in range(index._grams._nodes)]
+    nodes, members = [index._order._root], []
+    while nodes:
+        node = nodes.pop()
+        assert node is not None
+        members.append(node.members)
+        if not isinstance(node, _Leaf):
+            nodes += [node.low, node.high]
+    assert len(postings) > 5
+    assert len(members) > 5
+    for found in (*postings, *members, index._facets.having(["tt"])):
+        assert found.get_statistics()["n_run_containers"] == 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-# A slice of 2 ms makes everybody's thread hop 4 ms long; one of 0.5 ms goes unnoticed. Whoever is due
-# while one follows another may have to wait for three of them.
-SLICE_S = 0.0003
+# A slice of 2 ms makes everybody's thread hop 4 ms long. Whoever is due while several tasks take turns may
+# have to wait for three of each.
+SLICE_S = 0.0002
 
 
 class Turns:

@@ -12,6 +12,7 @@ from kpstore.backends.memory.slices import in_slices
 from kpstore.index import DocumentIndex, Pages, text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
+from kpstore.turns import SLICE_S
 
 R = TypeVar("R")
 
@@ -22,8 +23,6 @@ _INLINE = 16
 # which is only reached where the loop gets no turn.
 _BACKGROUND = 256
 _BACKLOG = 1024
-# At once: others who are due may have to wait for three of these turns.
-_SHARE_S = 0.0002
 
 
 class MemoryDocuments(DocumentStore[R]):
@@ -85,12 +84,12 @@ class MemoryDocuments(DocumentStore[R]):
         if pending >= _BACKGROUND and self._indexing is None and not self._context.closed:
             self._indexing = asyncio.create_task(self._take_in())
         if pending >= _BACKLOG:
-            self._index.work(_SHARE_S)
+            self._index.work(SLICE_S)
 
     async def _take_in(self) -> None:
         try:
             while True:
-                if self._context.closed or not self._index.work(_SHARE_S):
+                if self._context.closed or not self._index.work(SLICE_S):
                     return
                 await asyncio.sleep(0)
         finally:

@@ -15,7 +15,6 @@ from kpstore.errors import KpStoreError
 from kpstore.index import text_of
 from kpstore.stores import Document, DocumentQuery, StoreContext
 from kpstore.stores.documents import DocumentStore
-from kpstore.turns import SLICE_S
 
 if TYPE_CHECKING:  # the database's schema needs this module to upgrade old files
     from kpstore.backends.sqlite.database import Database
@@ -28,6 +27,7 @@ _BACKLOG = 256
 # first number wait for it, each of which takes a search 0.2 us, it only works while nobody writes; as long as
 # fewer than the second one do, in turns with them.
 _PATIENCE, _HASTE = 2048, 8192
+_SLICE_S = 0.0003  # of its work, to which a hop of 0.1 ms comes
 # Documents in one call that waits until they are in the index.
 _LARGE = 1000
 
@@ -143,7 +143,7 @@ class SqliteDocuments(DocumentStore[R]):
     async def _work(self) -> bool:
         """Work on the index for a moment; whether there is more to do."""
         self._unsearched = 0
-        return await self._database.search(self._index.work, SLICE_S)
+        return await self._database.search(self._index.work, _SLICE_S)
 
     async def _give_way(self) -> None:
         """Let those write who do, if nobody waits for the index."""

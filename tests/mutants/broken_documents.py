@@ -977,9 +977,9 @@ def a_frequent_string_is_looked_for_where_it_was_found_first(stores: AllStores) 
     frozen: set[int] = set()
     post = index._post
 
-    def posting(nodes: Any, documents: Any, is_deepest: bool) -> Any:
+    def posting(nodes: Any, documents: Any, **how: Any) -> Any:
         kept = {node: index._postings.get(node).copy() for node in frozen}
-        yield from post(nodes, documents, is_deepest=is_deepest)
+        yield from post(nodes, documents, **how)
         for node, members in kept.items():
             index._postings[node] = members
 

@@ -63,15 +63,6 @@ def _counted_out(agent_id: str, action: str) -> str:
     )
 
 
-def create_log(db: sqlite3.Connection) -> None:
-    """Make the tables in an empty database."""
-    db.execute(f"CREATE TABLE audit_log ({LOG_TABLE})")
-    for name, columns in LOG_INDEXES.items():
-        db.execute(f"CREATE INDEX {name} ON {columns}")
-    db.execute(f"CREATE TABLE audit_blocks ({BLOCKS_TABLE}) WITHOUT ROWID")
-    create_blocks(db)
-
-
 def create_blocks(db: sqlite3.Connection) -> None:
     """Make the blocks of the entries that there are, and the triggers, unless they are there."""
     if db.execute("SELECT 1 FROM audit_blocks").fetchone() is None:
@@ -113,7 +104,7 @@ def append_entry(db: sqlite3.Connection, entry: AuditDocument) -> None:
             db.execute(
                 "INSERT INTO audit_blocks (agent_id, action, last, after, entries, earliest, latest)"
                 " SELECT ?, ?, MAX(position), MIN(position) - 1, COUNT(*), MIN(at), MAX(at) FROM audit_log"
-                f" WHERE {where} AND position > ? HAVING COUNT(*) > 0",
+                f" WHERE {where} AND position > ?",
                 (agent_id, action, *values, _last(db, agent_id, action)),
             )
 

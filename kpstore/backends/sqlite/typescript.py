@@ -329,9 +329,8 @@ def _copy_key(db: sqlite3.Connection, row: _Row) -> None:
     if not all(isinstance(scope, str) for scope in scopes):
         row.is_exact = False
         scopes = [scope for scope in scopes if isinstance(scope, str)]
-    revoked_at = row.values.get("revoked_at")
-    # Whatever is there beside 0 is meant to revoke.
-    is_revoked = row.integer("revoked") != 0 or row.values.get("revoked") not in (None, 0)
+    revoked, revoked_at = row.values.get("revoked"), row.values.get("revoked_at")
+    row.number(revoked)  # a mark that is none is kept beside the key
     db.execute(
         "INSERT INTO api_keys (key_hash, key_prefix, agent_id, scopes, tier, created_at, revoked, revoked_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -342,7 +341,7 @@ def _copy_key(db: sqlite3.Connection, row: _Row) -> None:
             json.dumps(sorted(scopes)),
             text_column(row.text("tier")),
             row.micros("created_at"),
-            is_revoked,
+            revoked not in (None, 0),  # whatever is there beside 0 is meant to revoke
             None if revoked_at is None else row.micros("revoked_at"),
         ),
     )

@@ -57,6 +57,22 @@ class _Connection(aiosqlite.Connection):
         super().__init__(connector, iter_chunk_size=64)
         # A program that ends without close() must not hang in it; what was acknowledged is on disk.
         self._thread.daemon = True
+        self._ended: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ask the thread to end; done once it has nothing left to say."""
+        self._ended = super().stop()
+        return self._ended
+
+    async def open(self) -> None:
+        """Start the thread and connect."""
+        try:
+            await self
+        except Exception:
+            # The thread was asked to end, but not waited for: it might find the event loop closed.
+            if self._ended is not None:
+                await self._ended
+            raise
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """`function(connection, *arguments)` on the connection's thread: one hop."""
@@ -119,7 +135,7 @@ class Database:
         async def connect(connector: Callable[[], sqlite3.Connection]) -> _Connection:
             connection = _Connection(connector)
             with self._translated():
-                await connection
+                await connection.open()
             opened.append(connection)
             return connection
 

@@ -534,6 +534,22 @@ async def test_a_failed_open_leaves_nothing_behind(tmp_path: Path) -> None:
     assert threading.active_count() == threads
 
 
+async def test_a_failed_open_waits_for_its_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The program may end now; a thread that still has something to say to its event loop would complain.
+    ends: list[asyncio.Future[Any] | None] = []
+    stop = module._Connection.stop
+
+    def noted(self: module._Connection) -> asyncio.Future[Any] | None:
+        ends.append(stop(self))
+        return ends[-1]
+
+    monkeypatch.setattr(module._Connection, "stop", noted)
+    (tmp_path / "text.db").write_text("no database")
+    with pytest.raises(DataCorruptionError):
+        await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path / "text.db")))
+    assert [end is not None and end.done() for end in ends] == [True]
+
+
 async def test_a_connection_that_fails_takes_the_others_with_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

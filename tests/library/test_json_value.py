@@ -107,7 +107,20 @@ class Text(str):
     __slots__ = ()
 
 
+class _EqualsEveryType(type):
+    def __eq__(cls, other: object) -> bool:
+        return True
+
+    __hash__ = type.__hash__
+
+
+class Chameleon(metaclass=_EqualsEveryType):
+    """Of a type that says to be any other."""
+
+
 REFUSED: list[tuple[object, str]] = [
+    (Chameleon(), "v.a"),
+    ([Chameleon()], "v.a[0]"),
     (math.nan, "v.a"),
     (math.inf, "v.a"),
     (-math.inf, "v.a"),
@@ -146,18 +159,55 @@ def test_keys_are_texts_like_others(key: str) -> None:
     str(caught.value).encode()  # an error can always be printed
 
 
+def size_of(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+@given(JSON)
+def test_nothing_that_fits_is_refused(value: Any) -> None:
+    assert exact(checked(value, size_of(value))) == exact(value)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1, 0.5, "", "ab", [], [""], [None, True], {}, {"": []}, {"a": 0.5}]
+)
+def test_the_smallest_values_fit_into_their_size(value: object) -> None:
+    checked([value], size_of([value]))
+
+
 @given(JSON, st.integers(1, 200))
-def test_nothing_that_fits_is_refused_and_nothing_far_too_large_is_taken(value: Any, max_bytes: int) -> None:
-    size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+def test_nothing_far_too_large_is_taken(value: Any, max_bytes: int) -> None:
     try:
         checked(value, max_bytes)
     except ValidationError as error:
         is_too_large = "KP_MAX_RECORD_BYTES" in error.rule
         assert is_too_large
-        assert size > max_bytes
     else:
         # Its lower bound counts a character as a byte, and a number as one to three.
-        assert size <= 24 * max_bytes + 2
+        assert size_of(value) <= 24 * max_bytes + 2
+
+
+def test_the_ends_of_64_bits_are_numbers() -> None:
+    ends = [-(2**63), 2**63 - 1]
+    assert checked(ends) == ends
+    assert [rules.number(end, "n") for end in ends] == [-(2.0**63), 2.0**63]
+
+
+CIRCLE: list[object] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "change", [0, 55, object(), "\ud800", CIRCLE], ids=["less", "more", "no JSON", "no text", "a circle"]
+)
+async def test_a_value_that_changes_while_it_is_copied_is_refused(change: object) -> None:
+    value: list[object] = [5] * 100_000
+    copying = asyncio.create_task(rules.json_value(value, "v", MIB))
+    await asyncio.sleep(0)
+    assert not copying.done()
+    value[0] = change
+    with pytest.raises(ValidationError, match="must not change"):
+        await copying
 
 
 async def test_the_loop_turns_while_a_large_value_is_copied() -> None:

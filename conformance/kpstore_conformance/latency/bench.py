@@ -6,17 +6,19 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from math import inf
+from math import inf, log
+from statistics import median
 from typing import Any, TypeVar
 
 from kpstore import AllStores
 from kpstore_conformance.latency.datasets import DataSetInUse, LoadingClock, load
-from kpstore_conformance.latency.reference import REFERENCES, Kind, Reference, kind_of
+from kpstore_conformance.latency.processors import on_one_processor
+from kpstore_conformance.latency.reference import MANY, REFERENCES, Kind, Reference, kinds_of
 from kpstore_conformance.latency.statistics import Demand, Load, Measurement, Pass, broken, percentile
 from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.scenario.budget import Budget, BudgetCase
@@ -31,13 +33,13 @@ __all__ = ["Bench", "WrongAnswerError"]
 CALLS = 100
 """Calls in a pass: the fewest of which one in a hundred can be told from the slowest."""
 
-MIN_PASSES = 3
+MIN_PASSES = 4
 MAX_PASSES = 30
-"""Three will do. A budget that does not hold is given more: each may be the quiet one, and
-a store that is too slow is too slow in all of them.
+"""Four will do, two on each of two processors. A budget that does not hold is given more: each may be the
+quiet one, and a store that is too slow is too slow in all of them.
 """
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 """How long a budget that does not hold is measured for a quieter pass. Thirty passes take a second on a
 quiet machine, and ten beside thirty busy processes.
 """
@@ -47,6 +49,9 @@ _FEWEST_CALLS = 5
 """A pass of calls that take far too long is cut short after three seconds (beside four busy processes a
 commit takes 15 ms), but not before so many calls.
 """
+
+_TO_COMPARE = 15
+"""Calls that tell which of several references is the nearest."""
 
 _HOPELESS = 4.0
 """Where calls take so many times the limit even at their quietest, no quiet pass will come."""
@@ -94,8 +99,8 @@ class Bench:
         self._references: dict[Kind, Reference] = {}
         self._numbers = count()
 
-    def measure(self, case: BudgetCase, demand: Demand, *, passes: int = MIN_PASSES) -> Measurement:
-        """Time the calls of a budget, for that many passes, and more where `demand` needs them to hold.
+    def measure(self, case: BudgetCase, demand: Demand) -> Measurement:
+        """Time the calls of a budget, for a few passes, and more where `demand` needs them to hold.
 
         Raises:
             WrongAnswerError, CaseError: the calls are not what the budget is about.
@@ -112,7 +117,7 @@ class Bench:
                 if demand.growth is not None:
                     tenth = await self._data_set(case.budget.data, max(case.records // 10, 1))
                 with _no_collections(), _room():
-                    return await self._passes(case.budget, loaded, tenth, demand, passes)
+                    return await self._passes(case.budget, loaded, tenth, demand)
 
         return self._runner.run(measure())
 
@@ -150,12 +155,33 @@ class Bench:
                 raise
         return self._loaded[key]
 
-    async def _kind(self, budget: Budget, loaded: DataSetInUse) -> Kind:
-        """The kind of reference for a budget, seen from a few calls, which also do what is done only once."""
-        hopped = [await self._one(budget, loaded, number, _hops) for number in range(_FEWEST_CALLS)]
-        return kind_of(
-            durable="durable" in self._facts.capabilities, writes=budget.method.writes, hops=all(hopped)
+    async def _kinds(self, budget: Budget, loaded: DataSetInUse) -> tuple[Kind, ...]:
+        """The kinds of references that a budget may be compared with, seen from a few calls, which also do
+        what is done only once.
+        """
+        seen = [await self._one(budget, loaded, number, _ways) for number in range(_FEWEST_CALLS)]
+        return kinds_of(
+            durable="durable" in self._facts.capabilities,
+            writes=budget.method.writes,
+            hops=all(hops for hops, _ in seen),
+            many=all(many for _, many in seen),
         )
+
+    async def _nearest(self, kinds: Sequence[Kind], budget: Budget, loaded: DataSetInUse) -> Kind:
+        """That of these kinds which costs most nearly what the calls do."""
+        if len(kinds) == 1:
+            return kinds[0]
+        clock = self._clock
+        calls: list[int] = []
+        references: dict[Kind, list[int]] = {kind: [] for kind in kinds}
+        with on_one_processor(0):
+            clock.look_for_threads()
+            for number in range(_TO_COMPARE):
+                calls.append(await self._one(budget, loaded, number, clock.time))
+                for kind, times in references.items():
+                    times.append((await clock.time(partial(self._reference(kind).call, number)))[0])
+        cost = median(calls)
+        return min(kinds, key=lambda kind: abs(log(median(references[kind]) / cost)))
 
     def _reference(self, kind: Kind) -> Reference:
         if kind not in self._references:
@@ -165,24 +191,29 @@ class Bench:
     # --- passes ------------------------------------------------------------------------------------
 
     async def _passes(
-        self, budget: Budget, loaded: DataSetInUse, tenth: DataSetInUse | None, demand: Demand, at_least: int
+        self, budget: Budget, loaded: DataSetInUse, tenth: DataSetInUse | None, demand: Demand
     ) -> Measurement:
-        kind = await self._kind(budget, loaded)
+        kinds = await self._kinds(budget, loaded)
         if demand.baseline is not None:
-            kind = demand.baseline.reference
+            kinds = (demand.baseline.reference,)
+        kind = await self._nearest(kinds, budget, loaded)
         measurement = Measurement(kind)
         clock = self._clock
         switches = _involuntary_switches()
+        kept: list[bool] = []
         end_s = time.perf_counter() + PATIENCE_S
         while True:
-            clock.look_for_threads()
-            await self._pass(budget, loaded, tenth, clock, measurement)
-            if _is_enough(measurement, demand, at_least, late=time.perf_counter() > end_s):
+            with on_one_processor(len(kept)) as processor:
+                kept.append(processor is not None)
+                clock.look_for_threads()
+                await self._pass(budget, loaded, tenth, clock, measurement)
+            if _is_enough(measurement, demand, late=time.perf_counter() > end_s):
                 break
         after = _involuntary_switches()
         measurement.load = Load(
             os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             None if switches is None or after is None else after - switches,
+            all(kept),
         )
         return measurement
 
@@ -235,21 +266,23 @@ class Bench:
         return seen
 
 
-async def _hops(call: _Call) -> tuple[bool, Any]:
-    """Whether the event loop goes on to something else while a call is under way, and its result."""
+async def _ways(call: _Call) -> tuple[tuple[bool, bool], Any]:
+    """Whether the event loop goes on to something else while a call is under way, and whether what it gives
+    is many records; and its result.
+    """
     turns: list[bool] = []
     asyncio.get_running_loop().call_soon(turns.append, True)
     result = await call()
-    return bool(turns), result
+    return (bool(turns), isinstance(result, list) and len(result) >= MANY), result
 
 
-def _is_enough(measurement: Measurement, demand: Demand, at_least: int, *, late: bool) -> bool:
+def _is_enough(measurement: Measurement, demand: Demand, *, late: bool) -> bool:
     passes = len(measurement.calls.passes)
     if passes < 2:
         return False
     if percentile(measurement.calls.quietest_ns(), 0.99) > _HOPELESS * (demand.at_most_ms or inf) * 1e6:
         return True
-    if passes < at_least:
+    if passes < MIN_PASSES:
         return late
     return late or passes >= MAX_PASSES or not broken(measurement, demand)
 

@@ -11,9 +11,9 @@ import os
 import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,32 @@ import msgspec
 
 from kpstore_conformance import dataset
 
-__all__ = ["REFERENCES", "Kind", "Reference", "kind_of"]
+__all__ = ["MANY", "REFERENCES", "Kind", "Reference", "kinds_of"]
 
-Kind = Literal["in-loop", "statement", "hop", "synced hop"]
+Kind = Literal[
+    "in-loop",
+    "statement",
+    "hop",
+    "synced hop of 4",
+    "synced hop of 8",
+    "synced hop of 16",
+    "many in-loop",
+    "many hop",
+]
 """The kinds of references, by the names that baselines have for them."""
 
 _ROWS = 1000
 
 _PAGE = 20
+
+MANY = 1000
+"""A call that gives so many records at once is one that gives many."""
+
+_ROUNDS = 3
+"""How often all rows are decoded beside such a call. Together they fill 6 MB, more than a processor has to
+itself: what that takes depends on who else uses its cache and on whether the system has pages at hand, which
+work on three units is not a measure of.
+"""
 
 _LOG_BYTES = 6_000_000
 """More than SQLite's log holds before it starts over: whether a commit makes the log's file longer or finds
@@ -69,6 +87,20 @@ class _InLoop(Reference):
 
     def close(self) -> None:
         """There is nothing."""
+
+
+class _ManyInLoop(Reference):
+    """The decoding of thousands of knowledge units, which are all there at the end, on the loop's thread."""
+
+    async def call(self, number: int) -> object:
+        return _decoded(_bodies())
+
+    def close(self) -> None:
+        """There is nothing."""
+
+
+def _decoded(bodies: Sequence[bytes]) -> list[Any]:
+    return [msgspec.json.decode(body) for _ in range(_ROUNDS) for body in bodies]
 
 
 class _Rows(Reference):
@@ -123,8 +155,26 @@ class _Hop(_Rows):
         return self._read(number, _PAGE)
 
 
+class _ManyHop(_Rows):
+    """A hop to a thread, where all rows are read and decoded several times over."""
+
+    async def call(self, number: int) -> object:
+        return await self._hop(self._all, number)
+
+    def _all(self, number: int) -> object:
+        return _decoded([body for (body,) in self._db.execute("SELECT body FROM rows")])
+
+
 class _SyncedHop(_Rows):
-    """A task that hops to a thread, where three rows change in a transaction that is then on the disk."""
+    """A task that hops to a thread, where some rows change in a transaction that is then on the disk.
+
+    A busy disk and a busy processor are each slower by a factor of their own, up to five: a call of which
+    half is waiting for the disk is to be compared with work of which half is, too.
+    """
+
+    def __init__(self, changed: int) -> None:
+        super().__init__()
+        self._changed = changed
 
     async def call(self, number: int) -> object:
         return await asyncio.create_task(self._hop(self._write, number))
@@ -132,7 +182,7 @@ class _SyncedHop(_Rows):
     def _write(self, number: int) -> object:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("SAVEPOINT work")
-        for more, document in enumerate(self._read(number, 3)):
+        for more, document in enumerate(self._read(number, self._changed)):
             document["number"] = next(self._numbers)
             row = (f"{_key(number + more)}", msgspec.json.encode(document))
             self._db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", row)
@@ -142,24 +192,31 @@ class _SyncedHop(_Rows):
         return self._db.execute("COMMIT")
 
 
-REFERENCES: dict[Kind, type[Reference]] = {
+REFERENCES: dict[Kind, Callable[[], Reference]] = {
     "in-loop": _InLoop,
     "statement": _Statement,
     "hop": _Hop,
-    "synced hop": _SyncedHop,
+    "synced hop of 4": partial(_SyncedHop, 4),
+    "synced hop of 8": partial(_SyncedHop, 8),
+    "synced hop of 16": partial(_SyncedHop, 16),
+    "many in-loop": _ManyInLoop,
+    "many hop": _ManyHop,
 }
 
 
-def kind_of(*, durable: bool, writes: bool, hops: bool) -> Kind:
-    """The kind of reference for calls like these.
+def kinds_of(*, durable: bool, writes: bool, hops: bool, many: bool) -> tuple[Kind, ...]:
+    """The kinds of references for calls like these; that which costs about the same is to be taken.
 
     Args:
         durable: whether the store keeps what it is given on a disk.
         writes: whether the calls change something.
         hops: whether other things went on in the event loop while a call was under way.
+        many: whether a call gives at least `MANY` records.
     """
     if not durable:
-        return "in-loop"
+        return ("many in-loop" if many else "in-loop",)
     if writes:
-        return "synced hop"
-    return "hop" if hops else "statement"
+        return ("synced hop of 4", "synced hop of 8", "synced hop of 16")
+    if many:
+        return ("many hop",)
+    return ("hop" if hops else "statement",)

@@ -81,12 +81,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What else went on: the system's load average at the end, and how often this thread had to give way
-    to another (None where the system does not tell).
+    """What else went on: the system's load average at the end, how often this thread had to give way to
+    another (None where the system does not tell), and whether each pass had its threads on one processor.
     """
 
     average: float | None
     involuntary_switches: int | None
+    one_processor: bool
 
 
 @dataclass(slots=True)
@@ -97,29 +98,31 @@ class Measurement:
     calls: Timings = field(default_factory=Timings)
     on_a_tenth: Timings = field(default_factory=Timings)
     reference: Timings = field(default_factory=Timings)
-    load: Load = Load(None, None)
+    load: Load = Load(None, None, False)
 
     def statistic_ms(self, name: str) -> float:
         """`p50` or `p99` of the calls, in milliseconds."""
         return self.calls.best_ns(int(name[1:]) / 100) / 1e6
 
     def growth(self) -> float | None:
-        """The median ÷ the median on a tenth of the records, if those were measured."""
+        """The median ÷ the median on a tenth of the records, if those were measured; of the calls each at its
+        quietest.
+        """
         if not self.on_a_tenth.passes:
             return None
-        return median(self.calls.all_ns()) / median(self.on_a_tenth.all_ns())
+        return median(self.calls.quietest_ns()) / median(self.on_a_tenth.quietest_ns())
 
 
 def ratios(measurement: Measurement) -> dict[Gate, float]:
-    """The cost as multiples of the reference: what a baseline records.
+    """The cost as multiples of the reference, over the calls each at its quietest: what a baseline records.
 
-    `median`: median ÷ median. `tail`: p95 ÷ p95, over the calls each at its quietest. A rare stall is in
-    neither; it is left to the limit, which is on p99.
+    `median`: median ÷ median. `tail`: p95 ÷ p95. What happens to a call now and then is in neither; it is
+    left to the limit, which is on p99 of a whole pass.
     """
-    calls, reference = measurement.calls, measurement.reference
+    calls, reference = measurement.calls.quietest_ns(), measurement.reference.quietest_ns()
     return {
-        "tail": percentile(calls.quietest_ns(), 0.95) / percentile(reference.quietest_ns(), 0.95),
-        "median": median(calls.all_ns()) / median(reference.all_ns()),
+        "tail": percentile(calls, 0.95) / percentile(reference, 0.95),
+        "median": median(calls) / median(reference),
     }
 
 
@@ -178,7 +181,7 @@ def broken(measurement: Measurement, demand: Demand) -> list[Broken]:
 
 _GATES: dict[Gate, str] = {
     "tail": "p95 of the calls at their quietest ÷ the reference's",
-    "median": "median ÷ the reference's median",
+    "median": "median of the calls at their quietest ÷ the reference's",
 }
 
 

@@ -42,12 +42,13 @@ def as_plain(
         "baseline": None if demand.baseline is None else dict(demand.baseline.ratios),
         "reference": {
             "kind": measurement.reference_kind,
-            "p50_ms": _rounded(median(reference.all_ns()) / 1e6),
+            "p50_ms": _rounded(median(reference.quietest_ns()) / 1e6),
             "p95_ms": _rounded(percentile(reference.quietest_ns(), 0.95) / 1e6),
         },
         "load": {
             "average": measurement.load.average,
             "involuntary_switches": measurement.load.involuntary_switches,
+            "one_processor": measurement.load.one_processor,
         },
         "broken": [fault.what for fault in faults],
     }
@@ -69,8 +70,8 @@ def as_text(
         *(f"  {row}" for row in histogram(calls.all_ns(), demand.at_most_ms)),
         "",
         f"the reference ({measurement.reference_kind}): "
-        f"p50 {median(reference.all_ns()) / 1e6:.3g} ms, "
-        f"p95 at their quietest {percentile(reference.quietest_ns(), 0.95) / 1e6:.3g} ms",
+        f"at their quietest p50 {median(reference.quietest_ns()) / 1e6:.3g} ms, "
+        f"p95 {percentile(reference.quietest_ns(), 0.95) / 1e6:.3g} ms",
     ]
     for gate, ratio in ratios(measurement).items():
         recorded = demand.baseline.ratios.get(gate) if demand.baseline else None
@@ -81,6 +82,8 @@ def as_text(
         seen.append(f"load average {load.average:.1f}")
     if load.involuntary_switches is not None:
         seen.append(f"{load.involuntary_switches:,} times that this thread had to give way")
+    if not load.one_processor:
+        seen.append("threads on several processors: the system does not let them be kept on one")
     lines.append(f"the load it saw: {', '.join(seen) or 'unknown here'}")
     return lines
 

@@ -124,7 +124,7 @@ def test_a_fault_says_what_came_and_what_was_allowed() -> None:
     faults = broken(measurement(0.3), Demand(baseline=Baseline("hop", {"tail": 2.0, "median": 2.0})))
     assert [fault.text.partition(" is ")[0] for fault in faults] == [
         "p95 of the calls at their quietest ÷ the reference's",
-        "median ÷ the reference's median",
+        "median of the calls at their quietest ÷ the reference's",
     ]
     assert "recorded 2, which allows 2.8" in faults[0].text
 

@@ -11,14 +11,13 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from math import inf, log
-from statistics import median
+from math import inf
 from typing import Any, TypeVar
 
 from kpstore import AllStores
 from kpstore_conformance.latency.datasets import DataSetInUse, LoadingClock, load
 from kpstore_conformance.latency.processors import on_one_processor
-from kpstore_conformance.latency.reference import MANY, REFERENCES, Kind, Reference, kinds_of
+from kpstore_conformance.latency.reference import MANY, REFERENCES, Kind, Reference, kinds_of, nearest
 from kpstore_conformance.latency.statistics import Demand, Load, Measurement, Pass, broken, percentile
 from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.scenario.budget import Budget, BudgetCase
@@ -180,8 +179,7 @@ class Bench:
                 calls.append(await self._one(budget, loaded, number, clock.time))
                 for kind, times in references.items():
                     times.append((await clock.time(partial(self._reference(kind).call, number)))[0])
-        cost = median(calls)
-        return min(kinds, key=lambda kind: abs(log(median(references[kind]) / cost)))
+        return nearest(calls, references)
 
     def _reference(self, kind: Kind) -> Reference:
         if kind not in self._references:

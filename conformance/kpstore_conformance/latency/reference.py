@@ -11,18 +11,20 @@ import os
 import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import count
+from math import log
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import msgspec
 
 from kpstore_conformance import dataset
 
-__all__ = ["MANY", "REFERENCES", "Kind", "Reference", "kinds_of"]
+__all__ = ["MANY", "REFERENCES", "Kind", "Reference", "kinds_of", "nearest"]
 
 Kind = Literal[
     "in-loop",
@@ -220,3 +222,9 @@ def kinds_of(*, durable: bool, writes: bool, hops: bool, many: bool) -> tuple[Ki
     if many:
         return ("many hop",)
     return ("hop" if hops else "statement",)
+
+
+def nearest(calls_ns: Sequence[int], references_ns: Mapping[Kind, Sequence[int]]) -> Kind:
+    """The kind of reference whose median is, as factors go, nearest to that of the calls."""
+    cost = median(calls_ns)
+    return min(references_ns, key=lambda kind: abs(log(median(references_ns[kind]) / cost)))

@@ -216,6 +216,16 @@ def test_the_reference_does_as_the_calls_do(folder: Path, backend: str, method: 
     assert document["latency"]["cases"][0]["figures"]["reference"]["kind"].startswith(kind)
 
 
+def test_the_reference_gives_many_records_where_the_calls_do(folder: Path) -> None:
+    (folder / "mine" / "fast.yaml").write_text(
+        "format: 1\ntitle: All agents\nlatency:\n"
+        "  - name: are given\n    records: 1000\n    measure:\n      - reputation.get_all: {}\n"
+        "    at_most: 1 s\n"
+    )
+    _, document = run(folder)
+    assert document["latency"]["cases"][0]["figures"]["reference"]["kind"] == "many in-loop"
+
+
 def test_what_reads_is_measured_before_what_writes(folder: Path) -> None:
     """What a budget adds may stay there, and must not be what another one is measured on."""
     budget = "  - name: {0}\n    records: 20\n    measure:\n      - skills.{1}\n    at_most: 1 s\n"

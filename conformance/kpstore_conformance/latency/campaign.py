@@ -24,7 +24,7 @@ from typing import Any
 from kpstore import AllStores
 from kpstore_conformance.latency.baseline import load_baselines, machine_class
 from kpstore_conformance.latency.bench import Bench
-from kpstore_conformance.latency.statistics import Demand, broken
+from kpstore_conformance.latency.statistics import Demand, broken, ratios
 from kpstore_conformance.scenario import BudgetCase
 from kpstore_conformance.scenario.catalogue import STORES
 from kpstore_conformance.suite import Suite
@@ -113,8 +113,10 @@ class _Contestant:
         faults = broken(self._sound.measure(case, demand), demand)
         if faults:
             yield "false alarms", f"{case.id}: {'; '.join(fault.text for fault in faults)}"
-        if not broken(self._slow.measure(case, demand), demand):
-            yield "misses", case.id
+        slow = self._slow.measure(case, demand)
+        if not broken(slow, demand):
+            came = ", ".join(f"{gate} ratio {ratio:.3g}" for gate, ratio in ratios(slow).items())
+            yield "misses", f"{case.id}: {came}; recorded {dict(self._baselines[case.id].ratios)}"
 
     def _bench(self, wrap: Callable[[AllStores], AllStores]) -> Bench:
         return self._stack.enter_context(closing(Bench(self._adapter, self._facts, keep=True, wrap=wrap)))

@@ -32,15 +32,19 @@ __all__ = ["Bench", "WrongAnswerError"]
 CALLS = 100
 """Calls in a pass: the fewest of which one in a hundred can be told from the slowest."""
 
-MIN_PASSES = 4
+MIN_PASSES = 3
+MIN_PASSES_BESIDE_A_BASELINE = 6
 MAX_PASSES = 30
-"""Four will do, two on each of two processors. A budget that does not hold is given more: each may be the
-quiet one, and a store that is too slow is too slow in all of them.
+"""Three will do for a limit, and six for ratios, three on each of two processors. A budget that does not hold
+is given more: each may be the quiet one, and a store that is too slow is too slow in all of them.
 """
 
-PATIENCE_S = 20.0
-"""How long a budget that does not hold is measured for a quieter pass. Thirty passes take a second on a
-quiet machine, and ten beside thirty busy processes.
+PATIENCE_S = 30.0
+"""How long a budget that does not hold is measured for a quieter pass."""
+
+_PAUSE_S = 0.2
+"""Seconds before each of these further passes. A hundred calls may take a hundredth of a second, and what
+disturbs them goes on for many; and to who has slept a system gives the processor at once.
 """
 
 _PASS_S = 3.0
@@ -201,6 +205,8 @@ class Bench:
         kept: list[bool] = []
         end_s = time.perf_counter() + PATIENCE_S
         while True:
+            if len(kept) >= _fewest_passes(demand):
+                await asyncio.sleep(_PAUSE_S)
             with on_one_processor(len(kept)) as processor:
                 kept.append(processor is not None)
                 clock.look_for_threads()
@@ -274,13 +280,17 @@ async def _ways(call: _Call) -> tuple[tuple[bool, bool], Any]:
     return (bool(turns), isinstance(result, list) and len(result) >= MANY), result
 
 
+def _fewest_passes(demand: Demand) -> int:
+    return MIN_PASSES if demand.baseline is None else MIN_PASSES_BESIDE_A_BASELINE
+
+
 def _is_enough(measurement: Measurement, demand: Demand, *, late: bool) -> bool:
     passes = len(measurement.calls.passes)
     if passes < 2:
         return False
     if percentile(measurement.calls.quietest_ns(), 0.99) > _HOPELESS * (demand.at_most_ms or inf) * 1e6:
         return True
-    if passes < MIN_PASSES:
+    if passes < _fewest_passes(demand):
         return late
     return late or passes >= MAX_PASSES or not broken(measurement, demand)
 

@@ -202,7 +202,13 @@ def test_a_backend_that_cannot_be_measured_is_named(
 
 
 def test_an_interrupt_ends_it_and_leaves_no_database(tmp_path: Path) -> None:
-    program = "import sys; from kpstore.cli import main; sys.exit(main())"
+    # Whoever starts tests in the background of a shell has interrupts ignored, and so has what they start.
+    program = """
+import signal, sys
+from kpstore.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
     options = [
         "--backend",
         "sqlite",
@@ -219,7 +225,10 @@ def test_an_interrupt_ends_it_and_leaves_no_database(tmp_path: Path) -> None:
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 2
     assert error == "kpstore bench: interrupted\n"
     assert list(tmp_path.iterdir()) == []

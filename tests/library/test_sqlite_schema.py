@@ -11,7 +11,7 @@ import pytest
 
 from kpstore import Capability, DataCorruptionError, SchemaVersionError, Settings, create_store
 from kpstore.backends.sqlite import schema
-from kpstore.backends.sqlite.schema import APPLICATION_ID, ERASED_BY, VERSION, is_current
+from kpstore.backends.sqlite.schema import ERASED_BY, VERSION, is_current
 
 
 @pytest.fixture
@@ -20,28 +20,42 @@ def db() -> Iterator[sqlite3.Connection]:
         yield opened
 
 
-def mark(db: sqlite3.Connection, version: int, application: int = APPLICATION_ID) -> None:
+# What the files that are out there go by.
+MARK = 0x6B707374
+FIRST = {
+    *("skills", "skill_tags", "knowledge_units", "reputation", "reputation_history", "validation_votes"),
+    *("api_keys", "rate_limits", "rate_limit_violations", "audit_log", "erasure"),
+}
+SECOND = FIRST | {"audit_blocks", "leaderboard_parts", "document_changes"}
+THIRD = SECOND | {"search_indexes", "search_index_pieces"}
+TABLES = {1: FIRST, 2: SECOND, 3: THIRD, 4: THIRD}
+
+
+def mark(db: sqlite3.Connection, version: int, application: int = MARK) -> None:
     db.execute(f"PRAGMA user_version = {version}")
     db.execute(f"PRAGMA application_id = {application}")
 
 
-def tables_of(version: int) -> set[str]:
-    later = {name for number, names in schema._NEW_IN.items() if number > version for name in names}
-    return {*schema.TABLES, "erasure"} - later
-
-
 def make(db: sqlite3.Connection, version: int) -> None:
     schema.bring_up_to_date(db, "here")
-    for table in {*schema.TABLES, "erasure"} - tables_of(version):
+    for table in TABLES[VERSION] - TABLES[version]:
         db.execute(f"DROP TABLE {table}")
     mark(db, version)
 
 
-@pytest.mark.parametrize("version", range(1, VERSION + 1))
+def test_a_new_file_is_marked_as_files_out_there_are(db: sqlite3.Connection) -> None:
+    schema.bring_up_to_date(db, "here")
+    assert db.execute("PRAGMA user_version").fetchone() == (max(TABLES),) == (VERSION,)
+    assert db.execute("PRAGMA application_id").fetchone() == (MARK,)
+    made = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert made - {"sqlite_sequence"} == TABLES[VERSION]
+
+
+@pytest.mark.parametrize("version", TABLES)
 def test_a_file_has_the_tables_of_its_version(db: sqlite3.Connection, version: int) -> None:
     make(db, version)
     assert is_current(db, "here") is (version == VERSION)
-    for table in tables_of(version):
+    for table in TABLES[version]:
         db.execute("BEGIN")
         db.execute(f"DROP TABLE {table}")
         with pytest.raises(DataCorruptionError, match=f"marked as schema {version} but .* no table {table}$"):
@@ -57,7 +71,7 @@ def test_the_first_table_that_is_missing_is_named(db: sqlite3.Connection) -> Non
         is_current(db, "here")
 
 
-@pytest.mark.parametrize("application", [APPLICATION_ID - 1, APPLICATION_ID + 1, 0])
+@pytest.mark.parametrize("application", [MARK - 1, MARK + 1, 0])
 def test_another_programs_mark_on_our_tables_is_refused(db: sqlite3.Connection, application: int) -> None:
     make(db, VERSION)
     mark(db, VERSION, application)
@@ -76,7 +90,7 @@ def test_an_empty_file_is_made_ours_unless_it_is_marked(db: sqlite3.Connection) 
     assert not is_current(db, "here")
     mark(db, 0)  # by a kpstore that was stopped before it made a table
     assert not is_current(db, "here")
-    for version, application in ((0, 5), (-1, APPLICATION_ID), (1, APPLICATION_ID)):
+    for version, application in ((0, 5), (-1, MARK), (1, MARK)):
         mark(db, version, application)
         with pytest.raises(DataCorruptionError):
             is_current(db, "here")

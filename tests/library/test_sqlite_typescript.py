@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kpstore import DataCorruptionError
 from kpstore.backends.sqlite import schema, typescript
 from kpstore.backends.sqlite.typescript import is_typescript_registry
 
@@ -57,6 +58,7 @@ def upgraded(db: sqlite3.Connection, table: str, **change: object) -> tuple[dict
     """The one row after the upgrade, and what of the registry's row is kept beside it, if anything is."""
     fill(db, table, ROWS[table] | TIMES.get(table, {}) | change)
     schema.bring_up_to_date(db, "here")
+    assert not db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (f"typescript_{table}",)).fetchall()
     cursor = db.execute(f"SELECT * FROM {table}")
     (values,) = cursor.fetchall()
     row = dict(zip((column[0] for column in cursor.description), values, strict=True))
@@ -77,6 +79,13 @@ def test_a_registry_of_the_fewest_columns_is_one(db: sqlite3.Connection, table: 
     assert is_typescript_registry(db, "here")
     schema.bring_up_to_date(db, "here")
     assert db.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("table", [*ROWS, "audit_log"])
+def test_another_programs_table_of_that_name_is_refused(db: sqlite3.Connection, table: str) -> None:
+    fill(db, table, {"id": 1})
+    with pytest.raises(DataCorruptionError, match=f"has a table {table} that is neither"):
+        is_typescript_registry(db, "here")
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -171,3 +180,11 @@ def test_an_id_that_is_taken_is_made_a_new_one(db: sqlite3.Connection) -> None:
     assert (first["id"], first["name"], second["name"]) == ("s", "n", "other")
     assert second["id"].startswith("s#")
     assert second["original"]["id"] == "s"
+
+
+def test_each_unit_keeps_its_own_mark_of_quarantine(db: sqlite3.Connection) -> None:
+    fill(db, "knowledge_units", ROWS["knowledge_units"] | {"quarantine_status": "flagged"})
+    db.execute("INSERT INTO knowledge_units VALUES ('other', '{}', NULL)")
+    schema.bring_up_to_date(db, "here")
+    found = db.execute("SELECT id, quarantine_status FROM knowledge_units ORDER BY position").fetchall()
+    assert found == [("u", "flagged"), ("other", None)]

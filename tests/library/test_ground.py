@@ -9,6 +9,7 @@ import inspect
 import os
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -43,6 +44,7 @@ from kpstore import (
     ValidationError,
     ValidationVote,
     create_store,
+    factory,
 )
 from kpstore.backends.memory import open_store as open_memory
 from kpstore.clock import from_micros, system_clock, to_micros
@@ -287,6 +289,7 @@ def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> 
         ("KP_MAX_RECORD_BYTES", "1e6"),
         ("KP_MAX_RECORD_BYTES", "1_000"),
         ("KP_MAX_RECORD_BYTES", "١٢"),
+        ("KP_MAX_RECORD_BYTES", "9" * 19),
         ("KP_MAX_RECORD_BYTES", "9" * 5000),
     ],
 )
@@ -354,6 +357,10 @@ def test_the_least_size_and_port_are_allowed() -> None:
     assert Settings(qdrant_url="http://host").qdrant_url == "http://host"
 
 
+def test_the_largest_size_has_18_digits() -> None:
+    assert Settings.from_env({"KP_MAX_RECORD_BYTES": "9" * 18}).max_record_bytes == 10**18 - 1
+
+
 # Factory ----------------------------------------------------------------------
 
 
@@ -414,6 +421,25 @@ async def test_a_callable_is_a_backend() -> None:
 async def test_what_is_no_callable_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="KP_STORE_BACKEND"):
         await create_store(name)
+
+
+@pytest.mark.parametrize(
+    ("raises", "said"),
+    [
+        ("ImportError('no driver')", r"cannot be imported \(no driver\).*kpstore\[broken\]"),
+        ("RuntimeError('too old')", r"cannot be imported \(too old\)"),
+        ("kpstore.ConfigurationError('set KP_X')", "^set KP_X$"),
+    ],
+)
+async def test_an_installed_backend_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: str, said: str
+) -> None:
+    (tmp_path / "broken_backend.py").write_text(f"import kpstore\nraise {raises}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("broken", "broken_backend:open_store", "kpstore.backends")
+    monkeypatch.setitem(factory._KNOWN, "broken", point)
+    with pytest.raises(ConfigurationError, match=said):
+        await create_store("broken")
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,11 @@ def test_passes_that_were_cut_short_count_as_far_as_they_go() -> None:
     assert cut.all_ns() == [5, 6, 4, 7, 9]
 
 
+def test_a_call_that_most_passes_did_not_get_to_is_not_at_its_quietest() -> None:
+    cut = Timings([Pass((5, 6)), Pass((4, 7, 9, 9)), Pass((4, 8, 8))])
+    assert cut.quietest_ns() == [4, 6, 8]
+
+
 def test_a_histogram_shows_each_call_and_the_limit() -> None:
     rows = histogram([1000] * 60 + [1100] * 20 + [30_000] * 3 + [2_000_000], mark_ms=1)
     assert rows[0] == "     1 µs │████████████████████████████████████████ 80"

@@ -81,7 +81,6 @@ class Bench:
         adapter: how to reach the backend.
         facts: what it says of itself; what it is compared with depends on whether it is durable.
         wrap: what is done to stores once they are loaded, such as slowing them down.
-        keep: whether data sets stay although another one is asked for.
     """
 
     def __init__(
@@ -90,12 +89,10 @@ class Bench:
         facts: BackendFacts,
         *,
         wrap: Callable[[AllStores], AllStores] = lambda stores: stores,
-        keep: bool = False,
     ) -> None:
         self._adapter = adapter
         self._facts = facts
         self._wrap = wrap
-        self._keep = keep
         self._runner = asyncio.Runner()
         self._clock = StopWatch()
         self._loaded: dict[tuple[str, int], DataSetInUse] = {}
@@ -113,8 +110,7 @@ class Bench:
 
         async def measure() -> Measurement:
             async with asyncio.timeout(timeout_s):
-                if not self._keep:
-                    await self._keep_only(case.budget.data)
+                await self._keep_only(case.budget.data)
                 loaded = await self._data_set(case.budget.data, case.records)
                 tenth = None
                 if demand.growth is not None:

@@ -119,7 +119,7 @@ class _Contestant:
             yield "misses", f"{case.id}: {came}; recorded {dict(self._baselines[case.id].ratios)}"
 
     def _bench(self, wrap: Callable[[AllStores], AllStores]) -> Bench:
-        return self._stack.enter_context(closing(Bench(self._adapter, self._facts, keep=True, wrap=wrap)))
+        return self._stack.enter_context(closing(Bench(self._adapter, self._facts, wrap=wrap)))
 
 
 def _operations() -> list[BudgetCase]:

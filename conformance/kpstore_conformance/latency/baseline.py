@@ -3,7 +3,7 @@
 A file of baselines is JSON:
 
     {"format": 1, "machines": {"<class>": {"<backend>": {"<case>":
-        {"reference": "hop", "ratios": {"tail": 2.1, "median": 2.0}}}}}}
+        {"reference": "hop of 20", "ratios": {"tail": 2.1, "median": 2.0}}}}}}
 
 Those that come with the suite are in `baselines.json` beside this module; a file given besides goes first.
 """

@@ -14,7 +14,7 @@ CASE = "latency/skills/fast[records=10]"
 
 
 def costs(tail: float, median: float) -> Baseline:
-    return Baseline("hop", {"tail": tail, "median": median})
+    return Baseline("hop of 20", {"tail": tail, "median": median})
 
 
 def test_the_median_of_the_runs_is_recorded_and_read_back(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_machine_class_is_one_word_that_names_the_python() -> None:
         "[]",
         '{"format": 2, "machines": {}}',
         '{"format": 1, "machine": {}}',
-        '{"format": 1, "machines": {"m": {"memory": {"c": {"reference": "hop", "ratios": {"tial": 1}}}}}}',
-        '{"format": 1, "machines": {"m": {"memory": {"c": {"reference": "hop", "ratios": {"tail": "1"}}}}}}',
+        '{"format": 1, "machines": {"m": {"memory": {"c": {"reference": "hop of 20", "ratios": {"tial": 1}}}}}}',
+        '{"format": 1, "machines": {"m": {"memory": {"c": {"reference": "hop of 20", "ratios": {"tail": "1"}}}}}}',
         '{"format": 1, "machines": {"m": {"memory": {"c": {"reference": "hip", "ratios": {"tail": 1}}}}}}',
         '{"format": 1, "machines": {"m": {"memory": {"case": {"ratios": {"tail": 1}}}}}}',
         '{"format": 1, "machines": {"m": {"memory": {"case": 1}}}}',

@@ -13,7 +13,7 @@ from kpstore_conformance.latency.reference import REFERENCES, Kind, kinds_of, ne
         (False, True, True, False, ["in-loop"]),
         (False, False, True, True, ["many in-loop"]),
         (True, False, False, False, ["statement"]),
-        (True, False, True, False, ["hop"]),
+        (True, False, True, False, ["hop of 5", "hop of 20", "hop of 80"]),
         (True, False, True, True, ["many hop"]),
         (True, True, True, False, ["synced hop of 4", "synced hop of 8", "synced hop of 16"]),
     ],

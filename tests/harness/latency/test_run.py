@@ -203,7 +203,7 @@ def test_a_recorded_baseline_sees_what_no_limit_does(folder: Path) -> None:
     [
         ("memory", "get_by_id: { id: x }", "in-loop"),
         ("sqlite", "get_by_id: { id: x }", "statement"),
-        ("sqlite", "search: {}", "hop"),
+        ("sqlite", "search: {}", "hop of"),
         ("sqlite", 'create: { skill: "${record}" }', "synced hop of"),
     ],
 )

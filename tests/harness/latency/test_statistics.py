@@ -33,7 +33,7 @@ def measurement(cost_ms: float = 0.1, *, tenth_ms: float = 0.1, machine: float =
     """Of calls that cost so much, on a machine so many times slower than another."""
     dice = random.Random(7)
     return Measurement(
-        "hop",
+        "hop of 20",
         calls=timings(dice, cost_ms * MS * machine),
         on_a_tenth=timings(dice, tenth_ms * MS * machine),
         reference=timings(dice, 0.05 * MS * machine),
@@ -47,7 +47,7 @@ def with_pass(sound: Measurement, number: int, times_ns: list[int]) -> Measureme
 
 
 SOUND = measurement()
-DEMAND = Demand("p99", at_most_ms=1, growth=2, baseline=Baseline("hop", ratios(SOUND)))
+DEMAND = Demand("p99", at_most_ms=1, growth=2, baseline=Baseline("hop of 20", ratios(SOUND)))
 
 
 def what(found: Measurement, demand: Demand = DEMAND) -> list[str]:
@@ -121,7 +121,7 @@ def test_a_fault_says_what_came_and_what_was_allowed() -> None:
     (fault,) = broken(measurement(0.5, tenth_ms=0.1), Demand(growth=2))
     assert fault.text.startswith("costs 4.99 ")
     assert fault.text.endswith("times what it costs with a tenth of the records; the bound is 2")
-    faults = broken(measurement(0.3), Demand(baseline=Baseline("hop", {"tail": 2.0, "median": 2.0})))
+    faults = broken(measurement(0.3), Demand(baseline=Baseline("hop of 20", {"tail": 2.0, "median": 2.0})))
     assert [fault.text.partition(" is ")[0] for fault in faults] == [
         "p95 of the calls at their quietest ÷ the reference's",
         "median of the calls at their quietest ÷ the reference's",

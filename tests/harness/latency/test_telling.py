@@ -23,7 +23,7 @@ CASE = cast(
 def test_whether_threads_were_kept_on_one_processor_is_told(kept: bool) -> None:
     """Without that, what it takes to wake another thread is chance."""
     timings = Timings([Pass((1000, 2000, 3000))])
-    found = Measurement("hop", calls=timings, reference=timings, load=Load(1.5, 7, kept))
+    found = Measurement("hop of 20", calls=timings, reference=timings, load=Load(1.5, 7, kept))
     last = as_text(CASE, found, Demand(), [])[-1]
     assert last.startswith("the load it saw: load average 1.5, 7 times that this thread had to give way")
     told = "threads on several processors: the system does not let them be kept on one"

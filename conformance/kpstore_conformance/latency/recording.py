@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from kpstore_conformance.latency.baseline import record
+from kpstore_conformance.latency.baseline import load_baselines, record
 from kpstore_conformance.latency.bench import Bench
 from kpstore_conformance.latency.judging import LatencyLevel, is_selected
 from kpstore_conformance.latency.statistics import Baseline, Demand, ratios
@@ -32,6 +32,8 @@ def record_baseline(
         BaselineError: the file is there and is none of baselines.
     """
     facts = asyncio.run(probe(adapter))
+    if into.exists():  # it is to be refused before measuring takes minutes
+        load_baselines(facts.name, into)
     works = [
         case.work
         for case in cases

@@ -249,6 +249,18 @@ def test_the_reference_is_the_recorded_one(folder: Path) -> None:
     assert document["latency"]["cases"][0]["figures"]["reference"]["kind"] == "statement"
 
 
+def test_a_file_that_cannot_be_recorded_into_is_refused_before_anything_is_measured(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "baseline.json"
+    file.write_text("{}}")
+    given = ["--scenarios", str(folder / "mine"), "--no-packaged", "--into", str(file)]
+    assert main(["conformance", "baseline", "--backend", "memory", *given]) == 2
+    told = capfd.readouterr().err
+    assert "no JSON" in told
+    assert "by its id" not in told
+
+
 def test_a_baseline_that_cannot_be_read_is_a_usage_error(folder: Path) -> None:
     given = ["--scenarios", str(folder / "mine"), "--no-packaged", "--baseline", str(folder / "none.json")]
     assert main(["conformance", "run", "--backend", "memory", *given]) == 2

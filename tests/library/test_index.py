@@ -614,11 +614,27 @@ def test_strings_that_no_document_has_any_more_are_not_saved() -> None:
     assert any(b"agent 0" in packed([frame]) for frame in frames)
 
 
+def test_documents_far_apart_are_saved() -> None:
+    index = DocumentIndex()
+    places = [0, 1, 65_535, 65_536, 131_071, 131_072, 300_000]
+    for place in places:
+        document = Document(str(place), b"", place / 10**6, (f"text {place}",), type=f"t{place}")
+        index.put(place, document, text_of(document.texts))
+    finish(index)
+    again, missing = loaded(index.save())
+    assert not missing
+    for place in places:
+        again._grams._texts.put(place, f"text {place}".encode())
+        assert answer(again.search(DocumentQuery(types=frozenset({f"t{place}"})), 0, 9)) == ([place], 1)
+    assert answer(again.search(DocumentQuery(), 0, 9)) == (places[::-1], len(places))
+
+
 def test_frames_of_another_format_are_refused() -> None:
     head = next(DocumentIndex().save())
     assert isinstance(head, Head)
-    with pytest.raises(ValueError, match="another format"):
-        loaded([msgspec.structs.replace(head, format="0 little")])
+    for older_or_newer in ("0 little", "~ little"):
+        with pytest.raises(ValueError, match="another format"):
+            loaded([msgspec.structs.replace(head, format=older_or_newer)])
     with pytest.raises(ValueError, match="another format"):
         loaded([])
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 import pytest
 from pyroaring import BitMap
 
@@ -25,7 +26,7 @@ from kpstore.index import (
     text_of,
     unpacked,
 )
-from kpstore.index.frames import Head
+from kpstore.index.frames import Documents, Head, Names
 from kpstore.index.grams import _END, _MAX_DEPTH
 from kpstore.index.order import _LEAF_LIMIT, _Leaf
 from kpstore.stores import Document, DocumentQuery
@@ -614,6 +615,54 @@ def test_strings_that_no_document_has_any_more_are_not_saved() -> None:
     assert any(b"agent 0" in packed([frame]) for frame in frames)
 
 
+def u32(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    return np.array(numbers, np.uint32)
+
+
+def test_new_names_never_take_the_id_of_one_that_was_loaded() -> None:
+    named, unnamed = Facets(), Facets()
+    named.load_names(
+        Names(ids=u32(5).tobytes(), names=[b"old"])
+    )  # of a document that came while it was saved
+    unnamed.load(u32(9), u32(1), u32(5))  # a document that was changed while it was saved
+    for facets in (named, unnamed):
+        for position in range(8):
+            facets.add(position, [f"new {position}"])
+        for position in range(8):
+            assert list(facets.having([f"new {position}"])) == [position]
+        assert not facets.having(["old"])
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 1000])
+def test_a_document_is_found_by_each_of_many_tags(count: int) -> None:
+    index = DocumentIndex()
+    tags = frozenset(f"tag {number}" for number in range(count))
+    index.put(3, Document("3", b"", 0.5, ("text",), tags=tags), b"text")
+    again, missing = loaded(index.save())
+    for position in missing:
+        again.put(position, Document("3", b"", 0.5, ("text",), tags=tags), b"text")
+    for searched in (index, again):
+        for tag in ("tag 0", f"tag {count - 1}"):
+            assert answer(searched.search(DocumentQuery(tags=frozenset({tag})), 0, 9)) == ([3], 1)
+        assert answer(searched.search(DocumentQuery(tags=frozenset({"tag"})), 0, 9)) == ([], 0)
+    index.remove(3)
+    assert answer(index.search(DocumentQuery(tags=frozenset({"tag 0"})), 0, 9)) == ([], 0)
+
+
+def test_an_index_amid_something_cannot_be_saved() -> None:
+    index = DocumentIndex()
+    assert index.can_be_saved
+    for position in range(1000):
+        index.put(
+            position, Document(str(position), b"", 0.5, (f"text {position}",)), f"text {position}".encode()
+        )
+    seen = set()
+    while index.work(0):
+        seen.add(index.can_be_saved)
+    assert False in seen
+    assert index.can_be_saved
+
+
 def test_documents_far_apart_are_saved() -> None:
     index = DocumentIndex()
     places = [0, 1, 65_535, 65_536, 131_071, 131_072, 300_000]
@@ -621,7 +670,10 @@ def test_documents_far_apart_are_saved() -> None:
         document = Document(str(place), b"", place / 10**6, (f"text {place}",), type=f"t{place}")
         index.put(place, document, text_of(document.texts))
     finish(index)
-    again, missing = loaded(index.save())
+    frames = list(index.save())
+    saved = [np.frombuffer(frame.positions, np.uint32) for frame in frames if isinstance(frame, Documents)]
+    assert np.concatenate(saved).tolist() == places
+    again, missing = loaded(frames)
     assert not missing
     for place in places:
         again._grams._texts.put(place, f"text {place}".encode())

@@ -631,6 +631,9 @@ def test_new_names_never_take_the_id_of_one_that_was_loaded() -> None:
         for position in range(8):
             assert list(facets.having([f"new {position}"])) == [position]
         assert not facets.having(["old"])
+        for position in range(8):
+            facets.remove(position)
+    unnamed.remove(9)
 
 
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 1000])

@@ -109,6 +109,7 @@ ODD: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("validation_votes", {"timestamp": "garbage"}, {"at": 0}),
     ("api_keys", {"scopes": '["read", 5]'}, {"scopes": '["read"]'}),
     ("api_keys", {"revoked": "yes"}, {"revoked": 1}),
+    ("api_keys", {"revoked": 1e300}, {"revoked": 1}),
     ("rate_limit_violations", {"timestamp": "garbage"}, {"at": 0}),
     ("rate_limit_violations", {"timestamp": 2**62}, {"at": 0}),
     ("rate_limit_violations", {"timestamp": -(2**62)}, {"at": 0}),

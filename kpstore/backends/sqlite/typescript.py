@@ -330,7 +330,7 @@ def _copy_key(db: sqlite3.Connection, row: _Row) -> None:
         row.is_exact = False
         scopes = [scope for scope in scopes if isinstance(scope, str)]
     revoked, revoked_at = row.values.get("revoked"), row.values.get("revoked_at")
-    row.number(revoked)  # a mark that is none is kept beside the key
+    row.integer("revoked")  # a mark that is none is kept beside the key
     db.execute(
         "INSERT INTO api_keys (key_hash, key_prefix, agent_id, scopes, tier, created_at, revoked, revoked_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -40,17 +40,17 @@ def test_all_threads_are_on_it_and_then_where_they_were(pool: ThreadPoolExecutor
 def test_a_thread_that_starts_meanwhile_is_on_it_and_then_where_all_are(pool: ThreadPoolExecutor) -> None:
     allowed = os.sched_getaffinity(0)
     seen: list[set[int]] = []
-    go_on = threading.Event()
+    has_looked, go_on = threading.Event(), threading.Event()
 
     def look() -> None:
         seen.append(os.sched_getaffinity(0))
+        has_looked.set()
         go_on.wait()
 
     with on_one_processor(0) as chosen:
         thread = threading.Thread(target=look)
         thread.start()
-        while not seen:
-            pass
+        has_looked.wait()
     try:
         assert seen == [{chosen}]
         assert processors()[str(thread.native_id)] == allowed

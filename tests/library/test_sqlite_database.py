@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kpstore_conformance.checks._driving import cancelled_at
 
 from kpstore import (
     AllStores,
@@ -548,6 +549,34 @@ async def test_a_failed_open_waits_for_its_thread(tmp_path: Path, monkeypatch: p
     with pytest.raises(DataCorruptionError):
         await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path / "text.db")))
     assert [end is not None and end.done() for end in ends] == [True]
+
+
+async def test_an_opening_that_is_cancelled_anywhere_closes_its_connections(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def noted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        made.append(connect(*arguments, **options | {"check_same_thread": False}))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    threads = threading.active_count()
+    cancelled = 0
+    while True:
+        database = Database(str(path), "full", StoreContext(location=str(path)))
+        if not (await cancelled_at(database.open(), cancelled, "at once", "open")).reached:
+            break
+        cancelled += 1
+        until = time.monotonic() + 5
+        while threading.active_count() > threads and time.monotonic() < until:
+            await asyncio.sleep(0.001)
+        for connection in made:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                connection.execute("SELECT 1")
+    await database.close()
+    assert cancelled >= 5, "four connections, and one more for key reads"
 
 
 async def test_a_connection_that_fails_takes_the_others_with_it(

@@ -54,21 +54,33 @@ class _Connection(aiosqlite.Connection):
     """A connection with a thread, on which whole functions run."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(connector, iter_chunk_size=64)
+        self._made: sqlite3.Connection | None = None
+
+        def make() -> sqlite3.Connection:
+            self._made = made = connector()
+            return made
+
+        super().__init__(make, iter_chunk_size=64)
         # A program that ends without close() must not hang in it; what was acknowledged is on disk.
         self._thread.daemon = True
         self._ended: asyncio.Future[Any] | None = None
 
     def stop(self) -> asyncio.Future[Any] | None:
         """Ask the thread to end; done once it has nothing left to say."""
+        self._tx.put_nowait((None, self._close_made))
         self._ended = super().stop()
         return self._ended
+
+    def _close_made(self) -> None:
+        """Close the connection, of which aiosqlite knows nothing if its opening was cancelled."""
+        if self._made is not None:
+            self._made.close()
 
     async def open(self) -> None:
         """Start the thread and connect."""
         try:
             await self
-        except Exception:
+        except BaseException:
             # The thread was asked to end, but not waited for: it might find the event loop closed.
             if self._ended is not None:
                 await self._ended
@@ -148,11 +160,13 @@ class Database:
                 self._searcher = await connect(self._connect)
                 self._checkpointer = await connect(self._connect)
                 with self._translated():
-                    self._near = await self._reader.run(lambda _: self._connect_near())
+                    await self._reader.run(lambda _: self._connect_near())
                 self._files = {name: _identity(name) for name in _names(self._path)}
         except BaseException:
             for connection in reversed(opened):
                 await connection.close()
+            if self._near is not None:
+                self._near.close()
             raise
 
     async def close(self) -> None:
@@ -213,7 +227,7 @@ class Database:
             raise
         return db
 
-    def _connect_near(self) -> NearConnection:
+    def _connect_near(self) -> None:
         # Made on another thread, since making it reads the file; used on this one alone from then on.
         db = sqlite3.connect(
             self._path,
@@ -231,7 +245,7 @@ class Database:
         except BaseException:
             db.close()
             raise
-        return db
+        self._near = db  # here, where no cancelled caller can lose it
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=256)

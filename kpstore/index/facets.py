@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import numpy as np
 from pyroaring import BitMap
 
 from kpstore.index.arrays import PAIR_BITS, Positions, grouped, set_of
 from kpstore.index.frames import Names
-from kpstore.index.pages import Pages
+from kpstore.index.pages import Pages, chunked
 
 _SHARDS = 64
 BLOCK_BITS = 10
@@ -86,8 +85,8 @@ class Facets:
 
     def save_names(self) -> Iterator[Names]:
         """The names of all facets: what `of` says of documents is saved before them."""
-        known = iter([(id, name) for shard in self._ids for name, id in shard.items()])
-        while chunk := list(islice(known, _PER_FRAME)):
+        known = [(id, name) for shard in self._ids for name, id in shard.items()]
+        for chunk in chunked(known, _PER_FRAME):
             yield Names(
                 ids=np.array([id for id, _ in chunk], np.uint32).tobytes(),
                 names=[name.encode("utf-8", "surrogatepass") for _, name in chunk],

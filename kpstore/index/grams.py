@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -33,6 +32,7 @@ from kpstore.index.arrays import (
     set_of,
 )
 from kpstore.index.frames import Nodes
+from kpstore.index.pages import chunked
 from kpstore.index.postings import Postings
 from kpstore.index.texts import KeptTexts, Texts
 
@@ -203,7 +203,7 @@ class GramIndex:
     def _verified(self, query: bytes, candidates: BitMap) -> Generator[None, None, list[int]]:
         """The candidates whose text contains the query; one that has gone meanwhile does not."""
         found: list[int] = []
-        for chunk in _chunks(candidates):
+        for chunk in chunked(candidates, _PER_TURN):
             found += self._texts.containing(query, chunk)
             if len(chunk) == _PER_TURN:
                 yield
@@ -216,7 +216,7 @@ class GramIndex:
             if len(texts) <= _PER_TURN:
                 found += [position for position, text in texts.items() if query in text]
                 continue
-            for chunk in _chunks(list(texts)):
+            for chunk in chunked(list(texts), _PER_TURN):
                 found += [position for position in chunk if query in texts.get(position, b"")]
                 yield
         return found
@@ -288,7 +288,7 @@ class GramIndex:
         yield from self._have_left(going)
 
     def _have_left(self, going: Iterable[int]) -> Turns:
-        for some in _chunks(going):
+        for some in chunked(going, _PER_TURN):
             gone = BitMap(some)
             self._stale -= gone
             self._in_trie -= gone
@@ -309,7 +309,7 @@ class GramIndex:
         come = dict(_first(self._new))
         self._in_trie.update(come)
         yield from self._spread(come, adds=True)
-        for some in _chunks(come):
+        for some in chunked(come, _PER_TURN):
             for position in some:
                 if position not in self._stale:  # or it was changed again meanwhile
                     del self._new[position]
@@ -473,7 +473,7 @@ class GramIndex:
                 return
             self._deep += len(documents)
         pairs = []
-        for chunk in _chunks(documents):
+        for chunk in chunked(documents, _PER_TURN):
             # What is hidden will leave the posting, and then come back by the text that it has now.
             seen = [position for position in chunk if position not in self._hidden]
             if seen:
@@ -571,13 +571,6 @@ class GramIndex:
         self._in_trie = believed
         self._laid_out_for = laid_out_for
         self._deep = deep
-
-
-def _chunks(positions: Iterable[int]) -> Iterator[list[int]]:
-    """The documents, those for one step of work at a time."""
-    rest = iter(positions)
-    while chunk := list(islice(rest, _PER_TURN)):
-        yield chunk
 
 
 def _first(texts: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:

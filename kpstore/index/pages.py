@@ -8,13 +8,20 @@ nothing, the collector passes over each of them as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
 PAGE_BITS = 12  # a page of 4,096 entries moves in 50 us when it grows
+
+
+def chunked(values: Iterable[V], size: int) -> Iterator[list[V]]:
+    """The values, in lists of at most so many."""
+    rest = iter(values)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 class Pages(Generic[V]):
@@ -61,6 +68,4 @@ class Pages(Generic[V]):
     def chunks(self, size: int) -> Iterator[list[V]]:
         """The values, in lists of at most so many; what is set or removed meanwhile may be among them."""
         for number in list(self._pages):
-            rest = iter(list(self._pages.get(number, {}).values()))
-            while chunk := list(islice(rest, size)):
-                yield chunk
+            yield from chunked(list(self._pages.get(number, {}).values()), size)

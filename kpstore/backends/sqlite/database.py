@@ -303,6 +303,8 @@ class Database:
     async def written(self) -> bool:
         """Wait until what is being written is on disk; whether anything was."""
         if self._flusher is None:
+            await asyncio.sleep(0)  # whoever has just been answered may write again
+        if self._flusher is None:
             return False
         await asyncio.wait([self._flusher])
         return True

@@ -17,18 +17,15 @@ from kpstore.index import (
     Facets,
     Frame,
     GramIndex,
-    Order,
     Pages,
     grams,
-    integer_key,
     packed,
-    quality_key,
     text_of,
     unpacked,
 )
 from kpstore.index.frames import Documents, Head, Names
 from kpstore.index.grams import _END, _MAX_DEPTH
-from kpstore.index.order import _LEAF_LIMIT, _Leaf
+from kpstore.index.order import _Leaf
 from kpstore.stores import Document, DocumentQuery
 
 T = TypeVar("T")
@@ -297,143 +294,6 @@ def test_steps_of_work_are_short() -> None:
     assert steps > 100
 
 
-# --- order ---------------------------------------------------------------------------------------
-
-
-def check_tree(order: Order, key_of: dict[int, int]) -> None:
-    """Each node has what is below it and says so rightly; no leaf is large unless all its keys are equal."""
-    nodes = [order._root] if order._root is not None else []
-    assert set(order.members) == set(key_of)
-    while nodes:
-        node = nodes.pop()
-        keys = [key_of[position] for position in node.members]
-        if isinstance(node, _Leaf):
-            assert keys
-            assert node.low <= min(keys) <= max(keys) <= node.high
-            assert node.low == node.high or len(keys) <= _LEAF_LIMIT
-            continue
-        assert node.lowest <= min(keys) <= max(keys) <= node.highest
-        assert node.highest - node.lowest == (2 << node.bit) - 1
-        for side, below in enumerate((node.low, node.high)):
-            assert below.members == BitMap(
-                position for position in node.members if key_of[position] >> node.bit & 1 == side
-            )
-            nodes.append(below)
-
-
-@pytest.mark.parametrize(
-    "qualities",
-    [[0.5], [0.0, -0.0, 1.0], [n / 100 for n in range(101)], None, [-1e308, 1e308, -0.5, 7.25, 5e-324]],
-    ids=["one", "zeros", "hundredths", "any", "out of range"],
-)
-@pytest.mark.parametrize("seed", range(2))
-def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | None, seed: int) -> None:
-    dice = random.Random(seed)
-    order, known = Order(), dict[int, float]()
-
-    def draw() -> float:
-        return dice.random() if qualities is None else dice.choice(qualities)
-
-    for step in range(4000):
-        if known and dice.random() < 0.3:
-            position = dice.choice(list(known))
-            order.remove(position)
-            del known[position]
-        position = step if dice.random() < 0.9 else step * 100_000
-        if position not in known:
-            known[position] = draw()
-            order.add(position, quality_key(known[position]))
-    for _ in range(40):
-        share = dice.choice([None, 0.001, 0.05, 0.5, 1.0])
-        among = None if share is None else BitMap(one for one in known if dice.random() < share)
-        expected = sorted(
-            (one for one in known if among is None or one in among), key=lambda one: (-known[one], one)
-        )
-        offset = dice.randint(0, len(expected) + 2)
-        end = offset + dice.randint(0, 50)
-        assert order.page(among, offset, end) == expected[offset:end]
-        least = dice.choice([None, draw(), dice.uniform(-0.1, 1.1)])
-        counted = order.count(among, 0 if least is None else quality_key(least))
-        assert counted == sum(least is None or known[one] >= least for one in expected)
-        low, high = sorted((draw(), draw()))
-        inside = {one for one, quality in known.items() if low <= quality <= high}
-        assert set(order.between(quality_key(low), quality_key(high))) == inside
-        lowest = [known[one] for one in order.last(17)]
-        assert lowest == sorted(known.values())[:17]
-    keys = {position: quality_key(quality) for position, quality in known.items()}
-    check_tree(order, keys)
-    for position in list(keys):
-        order.remove(position)
-        del keys[position]
-        if len(keys) % 400 == 0 or len(keys) < 60:
-            check_tree(order, keys)
-    assert order.count(None) == 0
-    assert not order._keys
-    assert order.page(None, 0, 10) == []
-
-
-def test_a_leaf_is_parted_when_it_is_full_of_several_keys() -> None:
-    for extra in (0, 1, _LEAF_LIMIT - 1, _LEAF_LIMIT):
-        order = Order()
-        for position in range(_LEAF_LIMIT):
-            order.add(position, position)
-        assert isinstance(order._root, _Leaf)
-        order.add(_LEAF_LIMIT, extra)
-        assert not isinstance(order._root, _Leaf)
-        assert order.last(2) == ([0, 1] if extra else [0, _LEAF_LIMIT])
-
-
-def test_a_leaf_of_one_key_is_never_parted_but_gets_a_neighbour() -> None:
-    for key, best in ((4, 0), (6, 2 * _LEAF_LIMIT)):
-        order = Order()
-        for position in range(2 * _LEAF_LIMIT):
-            order.add(position, 5)
-        assert isinstance(order._root, _Leaf)
-        order.add(2 * _LEAF_LIMIT, key)
-        assert not isinstance(order._root, _Leaf)
-        assert order.page(None, 0, 1) == [best]
-        assert order.count(None, 5) == 2 * _LEAF_LIMIT + (key > 5)
-
-
-def test_a_key_beyond_all_others_is_put_beside_them() -> None:
-    keys = {position: position for position in range(3 * _LEAF_LIMIT)}
-    for beyond in (1 << 20, 1 << 40, 1 << 60):
-        keys[len(keys)] = beyond
-    order = Order()
-    for position, key in keys.items():
-        order.add(position, key)
-    check_tree(order, keys)
-
-
-def test_a_page_of_the_lowest_passes_over_all_others() -> None:
-    order = Order()
-    for position in range(2000):
-        order.add(position, position)
-    assert order.page(BitMap(range(600)), 0, 3) == [599, 598, 597]
-    assert order.page(BitMap(range(600)), 300, 302) == [299, 298]
-
-
-def test_keys_leave_with_the_last_position_near_them() -> None:
-    order = Order()
-    for position in (0, 1, 4096, 8192):
-        order.add(position, 7)
-    for position, left in ((0, 3), (8192, 2), (1, 1), (4096, 0)):
-        order.remove(position)
-        assert len(order._keys) == left
-
-
-def test_a_leaf_that_has_one_key_left_stays_one() -> None:
-    order = Order()
-    order.add(0, 1)
-    for position in range(1, _LEAF_LIMIT):
-        order.add(position, 1 << 40)
-    order.remove(0)
-    for position in range(_LEAF_LIMIT, 2 * _LEAF_LIMIT):
-        order.add(position, 1 << 40)
-    assert isinstance(order._root, _Leaf)
-    assert order.page(None, 0, 2 * _LEAF_LIMIT) == list(range(1, 2 * _LEAF_LIMIT))
-
-
 # --- documents -----------------------------------------------------------------------------------
 
 
@@ -500,14 +360,6 @@ def test_values_that_nobody_has_any_more_take_no_space() -> None:
     assert 0 not in facets
     assert list(facets.having(["b"])) == []
     assert not any(facets._ids)
-
-
-def test_keys_are_in_the_order_of_the_numbers() -> None:
-    numbers = [-(2**63), -1, 0, 1, 2**63 - 1]
-    assert sorted(numbers, key=integer_key) == numbers
-    qualities = [-1e308, -1.5, -1.5e-323, -1e-323, -5e-324, 0.0, 5e-324, 1e-323, 0.1, 1.0, 1e308]
-    assert sorted(qualities, key=quality_key) == qualities
-    assert quality_key(-0.0) == quality_key(0.0)
 
 
 # --- pages ---------------------------------------------------------------------------------------

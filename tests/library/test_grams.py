@@ -1,0 +1,142 @@
+"""The trie of frequent strings: how its work is cut into steps, and when it is done at all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+
+import pytest
+from pyroaring import BitMap
+
+from kpstore.index import GramIndex, KeptTexts, grams
+
+WORDS = ("alpha", "beta", "gamma", "the", "of", "in", "index")
+
+
+def filled(count: int, bound: int | None = None) -> GramIndex:
+    dice = random.Random(3)
+    index = GramIndex(bound)
+    for position in range(count):
+        index.put(position, " ".join(dice.choices(WORDS, k=4)).encode())
+    return index
+
+
+def found_in(steps: Generator[None, None, BitMap]) -> tuple[int, set[int]]:
+    """How often a query gave others their turn, and what it found."""
+    turns = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return turns, set(done.value)
+        turns += 1
+
+
+class Forgotten(KeptTexts):
+    """Texts that are kept, but of which nobody knows what they were."""
+
+    def put(self, position: int, text: bytes) -> None:
+        """Replace a text."""
+        super().put(position, text)
+
+    def remove(self, position: int) -> None:
+        """Remove a text."""
+        super().remove(position)
+
+
+def test_work_goes_on_for_as_long_as_it_may() -> None:
+    index = filled(1000)
+    assert index.work(60.0) is False
+    assert index.pending == 0
+
+
+def test_many_documents_are_taken_in_together() -> None:
+    index = filled(3000)
+    steps = 0
+    while index.work(0):
+        steps += 1
+    assert 100 < steps < 1500  # one by one it would be ten for each
+
+
+def test_a_frame_holds_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled(3000, 4)
+    index.work(60.0)
+    total = sum(len(frame.letters) for frame in index.save())
+    lengths = [len(frame.letters) for frame in index.save()]
+    assert total > 2000
+    assert all(len(frame.postings) < grams._FRAME_BYTES + 10_000 for frame in index.save())
+    monkeypatch.setattr(grams, "_FRAME_BYTES", 1 << 30)
+    assert lengths != [len(frame.letters) for frame in index.save()]
+    assert [len(frame.letters) for frame in index.save()] == [
+        *[grams._PER_FRAME] * (total // grams._PER_FRAME),
+        *[total % grams._PER_FRAME][: total % grams._PER_FRAME],
+    ]
+    monkeypatch.setattr(grams, "_FRAME_BYTES", 1)
+    assert all(len(frame.letters) == 1 for frame in index.save())
+
+
+def test_what_is_pending_is_counted_once() -> None:
+    index = filled(10)
+    assert index.pending == 10
+    index.work(60.0)
+    index.put(3, b"replaced")
+    assert index.pending == 1
+    index.put(11, b"new")
+    index.remove(4)
+    assert index.pending == 3
+    index.work(60.0)
+    assert index.pending == 0
+
+
+@pytest.mark.parametrize(("per_unknown", "fewest"), [(1_000_000, 5), (40, 1)])
+def test_documents_of_unknown_texts_are_purged_once_they_are_many(
+    monkeypatch: pytest.MonkeyPatch, per_unknown: int, fewest: int
+) -> None:
+    monkeypatch.setattr(grams, "_FEWEST_UNKNOWN", fewest)
+    monkeypatch.setattr(grams, "_SETS_PER_UNKNOWN", per_unknown)
+    index = GramIndex(4, Forgotten())
+    for position in range(100):
+        index.put(position, b"some text %d" % position)
+    index.work(60.0)
+    limit = max(fewest, index._postings.sets // per_unknown)
+    assert 5 <= limit < 90
+    for position in range(limit - 1):
+        index.remove(position)
+    assert index.work(60.0) is False
+    assert index.pending == 0
+    assert len(index._stale) == limit - 1
+    index.put(99, b"another text")  # replaced, not removed: the same
+    assert index.pending == limit
+    assert index.work(60.0) is False
+    assert not index._stale
+    assert found_in(index.find(b"some text"))[1] == set(range(limit - 1, 99))
+    assert found_in(index.find(b"another"))[1] == {99}
+
+
+def test_documents_may_leave_while_the_trie_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_MANY", 1000)
+    monkeypatch.setattr(grams, "_SAMPLE", 500)
+    index = filled(5000)
+    for _ in range(3):
+        index.work(0)
+    assert index._laid_out_for == 5000
+    for position in range(4900):
+        index.remove(position)
+    index.work(60.0)
+    assert set(index._in_trie) == set(range(4900, 5000))
+    texts = filled(5000)._new
+    assert found_in(index.find(b"a"))[1] == {one for one in range(4900, 5000) if b"a" in texts[one]}
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 512, 1000])
+def test_a_query_gives_others_a_turn_for_every_256_documents(count: int) -> None:
+    index = GramIndex(10_000)
+    for position in range(count):
+        index.put(position, b"some text")
+    turns, found = found_in(index.find(b"some text"))
+    assert found == set(range(count))
+    assert turns == (0 if count <= 256 else -(-count // 256))  # those that are new
+    index.work(60.0)
+    turns, found = found_in(index.find(b"some text"))
+    assert found == set(range(count))
+    assert turns == count // 256

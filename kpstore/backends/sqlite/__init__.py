@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kpstore.backends.sqlite.api_keys import SqliteApiKeyStore
 from kpstore.backends.sqlite.audit_log import SqliteAuditLogStore
-from kpstore.backends.sqlite.database import MEMORY, Database
+from kpstore.backends.sqlite.database import Database
 from kpstore.backends.sqlite.knowledge import SqliteKnowledgeStore
 from kpstore.backends.sqlite.rate_limit import SqliteRateLimitStore
 from kpstore.backends.sqlite.reputation import SqliteReputationStore
@@ -25,7 +25,7 @@ async def open_store(settings: Settings, clock: Clock) -> AllStores:
     database = Database(path, settings.sqlite_synchronous, context)
     await database.open()
     capabilities = {Capability.CONTROLLABLE_CLOCK}
-    if path != MEMORY:
+    if database.is_file:
         capabilities.add(Capability.MULTI_PROCESS)
         if settings.sqlite_synchronous == "full":  # `normal` may lose the last commits to a power cut
             capabilities.add(Capability.DURABLE)

@@ -114,8 +114,10 @@ class Database:
     """
 
     def __init__(self, path: str, synchronous: str, context: StoreContext) -> None:
+        self.is_file = path != MEMORY
+        """Whether there is a file that outlives this handle."""
         # Absolute, since the log is looked at by name, and the program may change its directory.
-        self._path = path if path == MEMORY else os.path.abspath(path)  # noqa: PTH100  # resolves no links
+        self._path = os.path.abspath(path) if self.is_file else path  # noqa: PTH100  # resolves no links
         self._synchronous = synchronous
         self._context = context
         self.indexes: list[SearchIndex] = []
@@ -133,11 +135,6 @@ class Database:
         self._near: NearConnection | None = None
         self._near_thread = threading.get_ident()
 
-    @property
-    def is_file(self) -> bool:
-        """Whether there is a file that outlives this handle."""
-        return self._path != MEMORY
-
     # Opening and closing ----------------------------------------------------
 
     async def open(self) -> None:
@@ -153,7 +150,7 @@ class Database:
 
         try:
             self._writer = await connect(self._connect_writer)
-            if self._path == MEMORY:  # each connection would be a database of its own
+            if not self.is_file:  # each connection would be a database of its own
                 self._reader = self._searcher = self._checkpointer = self._writer
             else:
                 self._reader = await connect(self._connect)
@@ -185,7 +182,7 @@ class Database:
         try:
             if self._near is not None:
                 self._near.close()
-            if self._path != MEMORY:
+            if self.is_file:
                 for connection in (self._reader, self._searcher, self._checkpointer):
                     await connection.close()
                 with self._translated():
@@ -199,7 +196,7 @@ class Database:
             await self._writer.close()
 
     def _connect_writer(self) -> sqlite3.Connection:
-        if self._path != MEMORY:
+        if self.is_file:
             with self._translated():
                 _prepare_file(Path(self._path))
                 _check_header(Path(self._path), self._context.location)
@@ -208,7 +205,7 @@ class Database:
             db.execute("PRAGMA busy_timeout = 0")  # the writer waits in its own way
             # Before the log is switched on, which writes to the file: it may be another program's.
             is_ready = _patiently(lambda: in_snapshot(db, is_current, self._context.location))
-            if self._path != MEMORY:
+            if self.is_file:
                 mode = _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
                 if mode != "wal":
                     raise BackendUnavailableError(

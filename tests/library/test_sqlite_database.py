@@ -497,6 +497,14 @@ async def test_a_reader_that_stays_does_not_hold_up_writers(
 # Threads and the end ------------------------------------------------------------
 
 
+async def until_ended(before: list[threading.Thread]) -> None:
+    """Wait for all threads but these: one ends a moment after it has said so, be it of another test."""
+    until = time.monotonic() + 5
+    while new := {*threading.enumerate()}.difference(before):
+        assert time.monotonic() < until, new
+        await asyncio.sleep(0.001)
+
+
 async def test_no_thread_task_or_descriptor_is_left_after_close(path: Path) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -508,31 +516,24 @@ async def test_no_thread_task_or_descriptor_is_left_after_close(path: Path) -> N
 
     await use(str(path))
     gc.collect()
-    threads, files = threading.active_count(), descriptors()
+    before, files = threading.enumerate(), descriptors()
     for _ in range(5):
         await use(str(path))
         await use(MEMORY)
-    # A thread ends a moment after it has said so.
-    until = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert threading.active_count() == threads
+    await until_ended(before)
     assert descriptors() <= files
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_failed_open_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database")
-    threads = threading.active_count()
+    before = threading.enumerate()
     for _ in range(3):
         with pytest.raises(DataCorruptionError):
             await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path / "text.db")))
         with pytest.raises(BackendUnavailableError):
             await create_store("sqlite", settings=Settings(sqlite_path=str(tmp_path)))
-    until = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert threading.active_count() == threads
+    await until_ended(before)
 
 
 async def test_a_failed_open_waits_for_its_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,16 +563,14 @@ async def test_an_opening_that_is_cancelled_anywhere_closes_its_connections(
         return made[-1]
 
     monkeypatch.setattr(sqlite3, "connect", noted)
-    threads = threading.active_count()
+    before = threading.enumerate()
     cancelled = 0
     while True:
         database = Database(str(path), "full", StoreContext(location=str(path)))
         if not (await cancelled_at(database.open(), cancelled, "at once", "open")).reached:
             break
         cancelled += 1
-        until = time.monotonic() + 5
-        while threading.active_count() > threads and time.monotonic() < until:
-            await asyncio.sleep(0.001)
+        await until_ended(before)
         for connection in made:
             with pytest.raises(sqlite3.ProgrammingError, match="closed"):
                 connection.execute("SELECT 1")
@@ -582,7 +581,7 @@ async def test_an_opening_that_is_cancelled_anywhere_closes_its_connections(
 async def test_a_connection_that_fails_takes_the_others_with_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = threading.active_count()
+    before = threading.enumerate()
     connect = Database._connect
     made = 0
 
@@ -596,10 +595,7 @@ async def test_a_connection_that_fails_takes_the_others_with_it(
     monkeypatch.setattr(Database, "_connect", failing)
     with pytest.raises(DataCorruptionError):
         await opening(path)
-    until = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert threading.active_count() == threads
+    await until_ended(before)
     assert [file.name for file in path.parent.iterdir()] == [path.name], "a connection is still open"
 
 
@@ -638,17 +634,14 @@ async def test_closing_is_done_even_if_the_disk_fails(path: Path, monkeypatch: p
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
-    threads = threading.active_count()
+    before = threading.enumerate()
     stores = await create_store("sqlite", settings=Settings(sqlite_path=str(path)))
     await stores.skills.create(skill("a"))
     monkeypatch.setattr(module, "_empty_log", full)
     with pytest.raises(BackendUnavailableError, match="disk is full"):
         await stores.close()
     await stores.close()
-    until = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert threading.active_count() == threads
+    await until_ended(before)
     monkeypatch.undo()
     async with create_store("sqlite", settings=Settings(sqlite_path=str(path))) as again:
         assert await again.skills.get_by_id("a") is not None

@@ -135,10 +135,9 @@ async def test_only_a_large_batch_waits_until_it_is_indexed(
     monkeypatch.setattr(documents, "_LARGE", 4)
     counted(store, "_keep_up")
     waits = counted(store, "_quiet")
-    await store.create_many([skill(number) for number in range(4)])
-    assert waits() == 0
-    await store.create_many([skill(number) for number in range(5)])
-    assert waits() == 1
+    for count, waited in ((3, 0), (4, 0), (5, 1)):
+        await store.create_many([skill(number) for number in range(count)])
+        assert waits() == waited
     monkeypatch.setattr(documents, "_BACKLOG", 100)
     await store.create_many([skill(number) for number in range(5)])
     assert waits() == 1
@@ -280,7 +279,7 @@ async def test_a_search_that_met_many_new_documents_has_them_taken_in(
 async def test_a_search_waits_for_an_index_that_is_soon_there(store: Any) -> None:
     index = store._index = Index()
     index.found, index.soon = None, True
-    store._keep_up = lambda: None
+    calls = counted(store, "_keep_up")
     for was_built in (True, False):
         store._is_indexed.clear()
         store._indexing = object()
@@ -291,6 +290,7 @@ async def test_a_search_waits_for_an_index_that_is_soon_there(store: Any) -> Non
         store._is_indexed.set()
         async with asyncio.timeout(5):
             assert await searching == (([b"{}"], 1) if was_built else ([], 0))  # or of the rows
+        assert calls() == (1 if was_built else 2)
         index.found = None
     store._indexing = None
     async with asyncio.timeout(5):  # nobody is at it: the store is being closed

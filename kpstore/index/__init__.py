@@ -8,13 +8,14 @@ them waits or keeps a thread: whoever owns an index calls it from one thread at 
 
 from kpstore.index.documents import DocumentIndex, text_of
 from kpstore.index.facets import Facets
-from kpstore.index.frames import Frame, packed, unpacked
+from kpstore.index.frames import Block, Frame, packed, unpacked
 from kpstore.index.grams import GramIndex
 from kpstore.index.order import Order, integer_key, quality_key
 from kpstore.index.pages import Pages
 from kpstore.index.texts import KeptTexts, Texts
 
 __all__ = [
+    "Block",
     "DocumentIndex",
     "Facets",
     "Frame",

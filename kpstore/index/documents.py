@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 from pyroaring import BitMap
 
-from kpstore.index.facets import BLOCK_BITS, Facets
-from kpstore.index.frames import FORMAT, Documents, Frame, Head, Names, Nodes
+from kpstore.index.facets import BLOCK_BITS, Facets, Members, add_members
+from kpstore.index.frames import FORMAT, Block, Documents, Frame, Head, Names, Nodes
 from kpstore.index.grams import SEPARATOR, GramIndex
 from kpstore.index.order import Order, quality_key
+from kpstore.index.pages import Pages
 from kpstore.index.texts import Texts
 from kpstore.stores.documents import Document, DocumentQuery
 
@@ -119,14 +120,14 @@ class DocumentIndex:
 
     @property
     def can_be_saved(self) -> bool:
-        """Whether `work` is not amid something."""
+        """Whether `work` is not amid something, such as reading what was loaded."""
         return not self._grams.is_at_work
 
-    def save(self) -> Iterator[Frame]:
+    def save(self) -> Iterator[Frame | Block]:
         """The index as it is when this begins. Documents may change meanwhile, but `work` has to wait.
 
         One that changes may be saved as it was, as it is or in part: it is to be put again, or removed, from
-        the index that is loaded. Frames are 0.1 to 1 ms of work, and at most 1 MB but for rare ones.
+        the index that is loaded. Each is 0.1 to 1 ms of work, and at most 1 MB but for rare ones.
         """
         yield Head(
             format=FORMAT,
@@ -136,34 +137,46 @@ class DocumentIndex:
             deep=self._grams.deep,
         )
         members = self._order.members
+        by_facet: Members = Pages()  # as the frames say, however documents change until they are all there
         for number in range((members.max() >> BLOCK_BITS) + 1 if members else 0):
             first = number << BLOCK_BITS
-            positions = list(self._order.members & BitMap(range(first, first + (1 << BLOCK_BITS))))
-            if positions:
-                facets = [self._facets.of(position) for position in positions]
+            block = list(self._order.members & BitMap(range(first, first + (1 << BLOCK_BITS))))
+            if block:
+                facets = [self._facets.of(position) for position in block]
+                positions = np.array(block, np.uint32)
+                ends = np.cumsum([len(ids) for ids in facets]).astype(np.uint32)
+                ids = b"".join(ids.tobytes() for ids in facets)
                 yield Documents(
-                    positions=np.array(positions, np.uint32).tobytes(),
-                    keys=array("Q", map(self._order.key, positions)).tobytes(),
-                    ends=np.cumsum([len(ids) for ids in facets]).astype(np.uint32).tobytes(),
-                    facets=b"".join(ids.tobytes() for ids in facets),
+                    positions=positions.tobytes(),
+                    keys=array("Q", map(self._order.key, block)).tobytes(),
+                    ends=ends.tobytes(),
+                    facets=ids,
                 )
+                add_members(by_facet, positions, ends, np.frombuffer(ids, np.uint32))
         yield from self._grams.save()
-        yield from self._facets.save_names()
+        yield from self._facets.save_names(by_facet)
 
     @classmethod
     def load(
-        cls, frames: Iterator[Frame], texts: Texts | None = None
+        cls, frames: Iterator[Frame], read_block: Callable[[int], Block], texts: Texts | None = None
     ) -> Generator[None, None, tuple[DocumentIndex, BitMap]]:
         """An index that was saved, and the documents that have to be put into it again.
 
         It yields where others may have their turn. Raises `ValueError` for frames that are not to be read.
+
+        Args:
+            frames: all that were saved, in their order.
+            read_block: gives a block that was saved, by its number from 0 on. The index asks for each one
+                once, when a search or `work` needs it, or when `work` has nothing else to do. What this
+                raises, they raise, and then the index is to be thrown away.
+            texts: as of the index.
         """
         index = cls(texts)
         head = next(frames, None)
         if not isinstance(head, Head) or head.format != FORMAT:
             raise ValueError("a search index of another format")
         believed = BitMap.deserialize(head.indexed)
-        index._grams.begin(believed.copy(), head.laid_out_for, head.deep)
+        index._grams.begin(believed.copy(), head.laid_out_for, head.deep, read_block)
         positions, keys = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)]
         for frame in frames:
             match frame:

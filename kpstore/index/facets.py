@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from pyroaring import BitMap
 
-from kpstore.index.arrays import PAIR_BITS, Positions, grouped, set_of
+from kpstore.index.arrays import PAIR_BITS, Positions, grouped, set_of, set_of_array
 from kpstore.index.frames import Names
-from kpstore.index.pages import Pages, chunked
+from kpstore.index.pages import Pages
 
 _SHARDS = 64
 BLOCK_BITS = 10
 """Documents that are equal without so many of their lowest bits are packed together."""
-_PER_FRAME = 1000  # names
+_PER_FRAME, _FRAME_BYTES = 1000, 64 * 1024  # names, and bytes of their members' sets
+
+Members: TypeAlias = Pages[BitMap]
+"""Documents by the id of a facet."""
 
 
 class Facets:
@@ -24,7 +28,7 @@ class Facets:
     def __init__(self) -> None:
         self._ids: list[dict[str, int]] = [{} for _ in range(_SHARDS)]  # by name
         self._names: Pages[str] = Pages()  # by id
-        self._members: Pages[BitMap] = Pages()  # by id
+        self._members: Members = Pages()
         self._next_id = 0
         # By document: the ids of its facets. Of those that were loaded, by block: the documents, where the
         # ids of each end, and the ids.
@@ -65,14 +69,14 @@ class Facets:
     def remove(self, position: int) -> None:
         """Remove a document that is there."""
         for id in self.of(position):
-            members = self._members[id]
+            members = self._members.get(id)
+            if members is None:  # the last name of this one went while the index was saved
+                continue
             members.discard(position)
             if not members:
                 self._members.pop(id)
-                name = self._names.get(id)
-                if name is not None:
-                    self._names.pop(id)
-                    del self._shard(name)[name]
+                name = self._names.pop(id)
+                del self._shard(name)[name]
         if position in self._in_packed:
             self._in_packed.discard(position)
         else:
@@ -83,34 +87,55 @@ class Facets:
         ids = (self._shard(name).get(name) for name in names)
         return BitMap.union(BitMap(), *(self._members[id] for id in ids if id is not None))
 
-    def save_names(self) -> Iterator[Names]:
-        """The names of all facets: what `of` says of documents is saved before them."""
-        known = [(id, name) for shard in self._ids for name, id in shard.items()]
-        for chunk in chunked(known, _PER_FRAME):
-            yield Names(
-                ids=np.array([id for id, _ in chunk], np.uint32).tobytes(),
-                names=[name.encode("utf-8", "surrogatepass") for _, name in chunk],
-            )
+    # Outside memory -----------------------------------------------------------
 
-    def load_names(self, names: Names) -> None:
-        """Take some of the names that were saved."""
-        for id, name in zip(np.frombuffer(names.ids, np.uint32).tolist(), names.names, strict=True):
-            text = name.decode("utf-8", "surrogatepass")
-            if self._members.get(id) is None:
-                self._members[id] = BitMap()
-            self._names[id] = text
-            self._shard(text)[text] = id
-            self._next_id = max(self._next_id, id + 1)
+    def save_names(self, members: Members) -> Iterator[Names]:
+        """The names of the facets of the documents that were saved, and the members that these had then."""
+        ids: list[int] = []
+        names: list[bytes] = []
+        sets: list[bytes] = []
+        size = 0
+
+        def frame() -> Names:
+            return Names(ids=np.array(ids, np.uint32).tobytes(), names=names, members=sets)
+
+        for id, name in [(id, name) for shard in self._ids for name, id in shard.items()]:
+            found = members.get(id)
+            if found is None:  # it came meanwhile
+                continue
+            ids.append(id)
+            names.append(name.encode("utf-8", "surrogatepass"))
+            sets.append(found.serialize())
+            size += len(sets[-1])
+            if len(ids) == _PER_FRAME or size >= _FRAME_BYTES:
+                yield frame()
+                ids, names, sets, size = [], [], [], 0
+        if ids:
+            yield frame()
 
     def load(self, positions: Positions, ends: Positions, ids: Positions) -> None:
         """Take the documents of one block that were saved: the ids of each, one after another."""
         self._packed[int(positions[0]) >> BLOCK_BITS] = positions, ends, ids
-        self._in_packed.update(positions.tolist())
-        lengths = np.diff(ends, prepend=0)
-        for id, members in grouped(ids.astype(np.int64) << PAIR_BITS | np.repeat(positions, lengths)):
-            known = self._members.get(id)
-            if known is None:
-                self._members[id] = set_of(members)
-            else:
-                known.update(members)
-            self._next_id = max(self._next_id, id + 1)
+        self._in_packed |= set_of_array(positions)
+        self._next_id = max(self._next_id, int(ids.max(initial=0)) + 1)
+
+    def load_names(self, names: Names) -> None:
+        """Take some of the names that were saved."""
+        for id, name, members in zip(
+            np.frombuffer(names.ids, np.uint32).tolist(), names.names, names.members, strict=True
+        ):
+            text = name.decode("utf-8", "surrogatepass")
+            self._names[id] = text
+            self._shard(text)[text] = id
+            self._members[id] = BitMap.deserialize(members)
+
+
+def add_members(to: Members, positions: Positions, ends: Positions, ids: Positions) -> None:
+    """Add some documents to the sets of their facets: the ids of each, one after another."""
+    lengths = np.diff(ends, prepend=0)
+    for id, members in grouped(ids.astype(np.int64) << PAIR_BITS | np.repeat(positions, lengths)):
+        known = to.get(id)
+        if known is None:
+            to[id] = set_of(members)
+        else:
+            known.update(members)

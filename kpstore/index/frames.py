@@ -1,7 +1,8 @@
-"""What an index looks like outside memory: a row of frames, each of which is read and written in a moment.
+"""What an index looks like outside memory: frames and blocks, each of which is read and written in a moment.
 
-Arrays are the bytes of NumPy's, of the kinds that the fields say; sets are roaring bitmaps, in their portable
-format.
+All frames are read, in their order, before the index answers; they are a fiftieth of it. The rest are blocks,
+numbered from 0 on: sets, one after another, which the frames tell where to find. Arrays are the bytes of
+NumPy's, of the kinds that the fields say; sets are roaring bitmaps, in their portable format.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-FORMAT = f"1 {sys.byteorder}"
+FORMAT = f"2 {sys.byteorder}"
 """Of frames; others are not read. An index is derived data, and is built again where it cannot be read."""
 
 
@@ -55,35 +56,43 @@ class Nodes(msgspec.Struct, frozen=True, array_like=True, tag=2):
         parents: of `int32`.
         letters: of `uint8`, by which each extends its parent's string.
         extended: of `bool`, whether all strings that extend a node's have nodes.
-        ends: of `uint32`, where each one's posting ends in `postings`.
-        postings: sets, one after another.
+        ends: of `uint32`, where each one's posting ends in its block.
+        counts: of `uint32`, how many of them have their postings in the next block, in the one after it, ...
     """
 
     parents: bytes
     letters: bytes
     extended: bytes
     ends: bytes
-    postings: bytes
+    counts: bytes
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Facets: their ids, of `uint32`, and the name of each in UTF-8, in which surrogates may be alone."""
+    """Some facets.
+
+    Attributes:
+        ids: of `uint32`.
+        names: in UTF-8, in which surrogates may be alone.
+        members: a set each, the documents that have it.
+    """
 
     ids: bytes
     names: list[bytes]
+    members: list[bytes]
 
 
 Frame: TypeAlias = Head | Documents | Nodes | Names
+Block: TypeAlias = bytes
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Frame])
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
-def packed(frames: list[Frame]) -> bytes:
-    """The frames as bytes."""
-    return _encoder.encode(frames)
+def packed(frame: Frame) -> bytes:
+    """The frame as bytes."""
+    return _encoder.encode(frame)
 
 
-def unpacked(data: bytes) -> list[Frame]:
-    """The frames that were packed; raises `msgspec.DecodeError` for what are none."""
+def unpacked(data: bytes) -> Frame:
+    """The frame that was packed; raises `msgspec.DecodeError` for what is none."""
     return _decoder.decode(data)

@@ -1,36 +1,40 @@
-"""The postings of a trie's nodes: those as they were read, packed, and those that have changed since."""
+"""The postings of a trie's nodes: those that were stored, packed, and those that have changed since."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from kpstore.index.arrays import Positions
+from kpstore.index.frames import Block
 from kpstore.index.pages import Pages
 
 _PER_TURN = 512  # sets that are changed, in 0.3 ms
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+@dataclass(slots=True)
+class _Packed:
     first: int  # node
-    ends: NDArray[np.uint32]
-    data: bytes
+    ends: Positions  # of each one's posting in the block
+    block: Block | None = None  # once it has been read
 
 
 class Postings:
     """The documents of each node, a number from 0 on.
 
-    A packed posting takes a quarter of the memory of a set, and is made one by each `get`.
+    A packed posting takes a quarter of the memory of a set, and is made one by each `get`. Its block is read
+    when one of the postings in there is asked for, or when there is time; what reading it raises, `get` and
+    `own` raise too.
     """
 
     def __init__(self) -> None:
-        self._blocks: list[_Block] = []
+        self._packed: list[_Packed] = []  # by number of the block
         self._starts: list[int] = []  # their first nodes
+        self._read: Callable[[int], Block] | None = None
+        self._are_read = 0  # of the blocks, so many from the first one on, and perhaps others
         self._without = BitMap()  # documents that the packed postings name and that are not there any more
         self._sets: Pages[BitMap] = Pages()  # all others, and the packed ones that have changed
         self.sets = 0
@@ -40,11 +44,17 @@ class Postings:
         posting = self._sets.get(node)
         return self._unpacked(node) if posting is None else posting
 
+    def size(self, node: int) -> int:
+        """About how many documents a node has, be its posting read or not."""
+        posting = self._sets.get(node)
+        if posting is not None:
+            return len(posting)
+        _, begin, end = self._place(node)
+        return (end - begin) // 2  # bytes
+
     def _unpacked(self, node: int) -> BitMap:
-        block = self._blocks[bisect_right(self._starts, node) - 1]
-        at = node - block.first
-        begin = block.ends.item(at - 1) if at else 0
-        posting = BitMap.deserialize(block.data[begin : block.ends.item(at)])
+        number, begin, end = self._place(node)
+        posting = BitMap.deserialize(self._block(number)[begin:end])
         if posting.intersect(self._without):
             posting -= self._without
         return posting
@@ -67,11 +77,6 @@ class Postings:
         self._sets.pop(node)
         self.sets -= 1
 
-    def pack(self, first: int, ends: NDArray[np.uint32], data: bytes) -> None:
-        """Add the postings of nodes from the first one on: where each ends in the data."""
-        self._blocks.append(_Block(first, ends, data))
-        self._starts.append(first)
-
     def without(self, documents: BitMap) -> Iterator[None]:
         """Remove documents from all postings, in steps of 0.3 ms."""
         self._without |= documents
@@ -79,3 +84,48 @@ class Postings:
             for posting in sets:
                 posting.difference_update(documents)
             yield
+
+    # Packed ones --------------------------------------------------------------
+
+    def read_with(self, read: Callable[[int], Block]) -> None:
+        """What gives the blocks of packed postings, by number."""
+        self._read = read
+
+    def pack(self, first: int, ends: Positions, counts: Positions) -> None:
+        """Add the postings of nodes from the first one on, which are in the next blocks.
+
+        Args:
+            first: no node before it has a posting still to be added.
+            ends: where each one's posting ends in its block.
+            counts: how many of them are in each block.
+        """
+        begin = 0
+        for count in counts.tolist():
+            self._packed.append(_Packed(first + begin, ends[begin : begin + count]))
+            self._starts.append(first + begin)
+            begin += count
+
+    @property
+    def are_all_read(self) -> bool:
+        """Whether no block has to be read any more."""
+        return self._are_read == len(self._packed)
+
+    def read_on(self) -> Generator[None, None, None]:
+        """Read one block of those that have not been read: 0.1 ms, or what the disk takes."""
+        self._block(self._are_read)
+        self._are_read += 1
+        yield
+
+    def _place(self, node: int) -> tuple[int, int, int]:
+        """Of a packed posting: the number of its block, and from where to where it lies in there."""
+        number = bisect_right(self._starts, node) - 1
+        packed = self._packed[number]
+        at = node - packed.first
+        return number, packed.ends.item(at - 1) if at else 0, packed.ends.item(at)
+
+    def _block(self, number: int) -> Block:
+        packed = self._packed[number]
+        if packed.block is None:
+            assert self._read is not None
+            packed.block = self._read(number)
+        return packed.block

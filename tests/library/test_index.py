@@ -13,6 +13,7 @@ import pytest
 from pyroaring import BitMap
 
 from kpstore.index import (
+    Block,
     DocumentIndex,
     Facets,
     Frame,
@@ -23,7 +24,7 @@ from kpstore.index import (
     text_of,
     unpacked,
 )
-from kpstore.index.frames import Documents, Head, Names
+from kpstore.index.frames import Documents, Head, Names, Nodes
 from kpstore.index.grams import _END, _MAX_DEPTH
 from kpstore.index.order import _Leaf
 from kpstore.stores import Document, DocumentQuery
@@ -382,12 +383,25 @@ def test_pages_hold_what_a_dictionary_would() -> None:
 # --- outside memory ------------------------------------------------------------------------------
 
 
-def loaded(frames: Iterable[Frame]) -> tuple[DocumentIndex, BitMap]:
-    return answer(
-        DocumentIndex.load(
-            frame for data in map(packed, [[one] for one in frames]) for frame in unpacked(data)
-        )
-    )
+def loaded(saved: Iterable[Frame | Block], asked: list[int] | None = None) -> tuple[DocumentIndex, BitMap]:
+    """The index, and what is to be put again; `asked` becomes the blocks that it has asked for."""
+    frames, blocks = [], []
+    for one in saved:
+        if isinstance(one, bytes):
+            blocks.append(one)
+        else:
+            frames.append(packed(one))
+
+    def read(number: int) -> Block:
+        if asked is not None:
+            asked.append(number)
+        return blocks[number]
+
+    return answer(DocumentIndex.load(map(unpacked, frames), read))
+
+
+def bytes_of(saved: Frame | Block) -> bytes:
+    return saved if isinstance(saved, bytes) else packed(saved)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -446,7 +460,103 @@ def test_an_index_that_is_loaded_answers_like_the_one_that_was_saved(
                 index.work(0)
     assert len(index) == len(documents)
     finish(index)
-    assert index._grams._postings._blocks  # some postings are still as they were loaded
+    assert index._grams._postings._packed  # some postings are still as they were loaded
+
+
+@pytest.fixture
+def filled(monkeypatch: pytest.MonkeyPatch) -> DocumentIndex:
+    """An index of 1,500 documents of which many words are known, in many small blocks."""
+    monkeypatch.setattr(grams, "_FEWEST", 40)
+    monkeypatch.setattr(grams, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(grams, "_PER_FRAME", 100)
+    dice = random.Random(9)
+    index = DocumentIndex()
+    for position in range(1500):
+        texts = (" ".join(dice.choices(WORDS, k=12)),)
+        index.put(position, Document(str(position), b"", 0.5, texts), text_of(texts))
+    finish(index)
+    return index
+
+
+def with_texts_of(index: DocumentIndex, other: DocumentIndex) -> DocumentIndex:
+    index._grams._texts = other._grams._texts
+    return index
+
+
+PHRASE = "indexing the übel alpha of beta gamma in a index 日本語 the 😀"
+
+
+def test_blocks_are_read_when_a_query_needs_them_and_all_of_them_in_the_end(filled: DocumentIndex) -> None:
+    saved = list(filled.save())
+    blocks = sum(isinstance(one, bytes) for one in saved)
+    asked: list[int] = []
+    index = with_texts_of(loaded(saved, asked)[0], filled)
+    assert asked == []
+    assert blocks > 30
+    for word in ("indexing", "gamma", "gamma"):
+        expected = answer(filled.search(DocumentQuery(text=word), 0, 20))
+        assert answer(index.search(DocumentQuery(text=word), 0, 20)) == expected
+        assert expected[1] > 40
+    assert len(asked) == 2
+    assert answer(index.search(DocumentQuery(text=PHRASE), 0, 20)) == ([], 0)
+    assert 2 < len(asked) <= 8
+    assert not index.can_be_saved
+    index.work(0)
+    assert len(asked) < blocks
+    finish(index)
+    assert sorted(asked) == list(range(blocks))
+    assert index.can_be_saved
+    again = with_texts_of(loaded(index.save())[0], filled)
+    for word in (*WORDS, PHRASE[5:20]):
+        expected = answer(filled.search(DocumentQuery(text=word), 0, 20))
+        for other in (index, again):
+            assert answer(other.search(DocumentQuery(text=word), 0, 20)) == expected
+
+
+def test_documents_are_looked_through_where_the_fewest_contain_a_part_of_the_query() -> None:
+    """Of many parts six are looked at, and the rarest is among them, be it packed or not."""
+    index = GramIndex(200)
+    for position in range(100):
+        index.put(position, b"abcdefgh" + (b"z" if position < 5 else b""))
+    finish(index)
+    saved = list(index.save())
+    again = GramIndex(200)
+    again.begin(index.believed, 0, 0, [one for one in saved if isinstance(one, bytes)].__getitem__)
+    for one in saved:
+        if isinstance(one, Nodes):
+            again.load(one)
+    for either in (index, again):
+        assert list(either._candidates(b"abcdefghz").documents) == [0, 1, 2, 3, 4]
+
+
+def test_what_reading_a_block_raises_is_told_to_whoever_needs_it(filled: DocumentIndex) -> None:
+    def read(number: int) -> Block:
+        raise LookupError(number)
+
+    frames = [one for one in filled.save() if not isinstance(one, bytes)]
+    index, _ = answer(DocumentIndex.load(iter(frames), read))
+    assert answer(index.search(DocumentQuery(), 0, 2)) == ([0, 1], 1500)
+    with pytest.raises(LookupError):
+        answer(index.search(DocumentQuery(text="gamma"), 0, 2))
+    with pytest.raises(LookupError):
+        index.work(0)
+    for position in range(10):
+        index.put(position, Document(str(position), b"", 0.5, ("gamma",)), b"gamma")
+    with pytest.raises(LookupError):
+        finish(index)
+
+
+def test_changes_are_taken_in_before_blocks_are_read(filled: DocumentIndex) -> None:
+    """A document that waits costs every search something; a block, those that need it."""
+    asked: list[int] = []
+    index, _ = loaded(filled.save(), asked)
+    for position in range(2000, 2300):
+        index.put(position, Document(str(position), b"", 0.5, ("ψ",)), "ψ".encode())
+    while index.pending:
+        assert index.work(0)
+    assert len(asked) < 20
+    finish(index)
+    assert len(asked) > 30
 
 
 def test_strings_that_no_document_has_any_more_are_not_saved() -> None:
@@ -457,14 +567,14 @@ def test_strings_that_no_document_has_any_more_are_not_saved() -> None:
         document = Document(str(position), b"", 0.5, texts, agent_id=f"agent {position % 2}")
         index.put(position, document, text_of(texts))
     finish(index)
-    assert any(b"secret" in packed([frame]) for frame in index.save()) or b"secre" in strings_of(index._grams)
+    assert any(b"secret" in bytes_of(one) for one in index.save()) or b"secre" in strings_of(index._grams)
     for position in range(1, 600, 2):
         index.remove(position)
-    frames = list(index.save())
-    again, _ = loaded(frames)
+    saved = list(index.save())
+    again, _ = loaded(saved)
     assert not any(b"sec" in string for string in strings_of(again._grams))
-    assert not any(b"agent 1" in packed([frame]) for frame in frames)
-    assert any(b"agent 0" in packed([frame]) for frame in frames)
+    assert not any(b"agent 1" in bytes_of(one) for one in saved)
+    assert any(b"agent 0" in bytes_of(one) for one in saved)
 
 
 def u32(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
@@ -472,20 +582,19 @@ def u32(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
 
 
 def test_new_names_never_take_the_id_of_one_that_was_loaded() -> None:
-    named, unnamed = Facets(), Facets()
-    named.load_names(
-        Names(ids=u32(5).tobytes(), names=[b"old"])
-    )  # of a document that came while it was saved
-    unnamed.load(u32(9), u32(1), u32(5))  # a document that was changed while it was saved
-    for facets in (named, unnamed):
+    named, unnamed = Facets(), Facets()  # unnamed: a document that was changed while it was saved
+    named.load_names(Names(ids=u32(5).tobytes(), names=[b"old"], members=[BitMap([9]).serialize()]))
+    for facets, having_old in ((named, [9]), (unnamed, [])):
+        facets.load(u32(9), u32(1), u32(5))
         for position in range(8):
             facets.add(position, [f"new {position}"])
         for position in range(8):
             assert list(facets.having([f"new {position}"])) == [position]
-        assert not facets.having(["old"])
-        for position in range(8):
+        assert list(facets.having(["old"])) == having_old
+        for position in (*range(8), 9):
             facets.remove(position)
-    unnamed.remove(9)
+        assert not facets.having(["old"])
+        assert not any(facets._ids)
 
 
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 1000])

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from kpstore import AllStores, Settings, StoredSkill, create_store
 from kpstore.backends.sqlite import search, stored_index
 from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, sweep
 from kpstore.index import DocumentIndex, grams
+from kpstore.index.postings import Postings
+from kpstore.stores import DocumentQuery
 
 
 @pytest.fixture
@@ -34,7 +37,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What matters at some thousand documents, at some hundred."""
     monkeypatch.setattr(search, "_WORTH_STORING", 300)
     monkeypatch.setattr(search, "_CHANGES_DUE", 100)
-    monkeypatch.setattr(stored_index, "PIECE_BYTES", 2048)
+    monkeypatch.setattr(stored_index, "TOGETHER_BYTES", 4096)
+    monkeypatch.setattr(grams, "_BLOCK_BYTES", 2048)
+    monkeypatch.setattr(grams, "_PER_FRAME", 100)
 
 
 @asynccontextmanager
@@ -80,11 +85,11 @@ def change(path: Path, statement: str) -> None:
 
 
 def stored(path: Path) -> list[tuple[int, int]]:
-    """How many pieces each has that is stored: those it should have, and those that are there."""
+    """How many frames each has that is stored: those it should have, and those that are there."""
     return rows(
         path,
-        "SELECT pieces, (SELECT COUNT(*) FROM search_index_pieces WHERE piece >> 24 = generation)"
-        " FROM search_indexes",
+        "SELECT pieces, (SELECT COUNT(*) FROM search_index_pieces"
+        " WHERE piece >> 24 = generation AND piece & (1 << 23) = 0) FROM search_indexes",
     )
 
 
@@ -171,7 +176,7 @@ async def test_it_is_stored_again_after_many_changes_and_no_sooner(path: Path) -
         ((pieces, there),) = stored(path)
         assert pieces == there
         assert rows(path, "SELECT generation FROM search_indexes") != first
-        assert rows(path, "SELECT COUNT(*) FROM search_index_pieces") == [(pieces,)]
+        assert rows(path, "SELECT COUNT(DISTINCT piece >> 24) FROM search_index_pieces") == [(1,)]
     async with opened(path) as stores:
         forbid_reading(stores)
         assert await totals(stores) == await expected_totals(stores)
@@ -182,7 +187,7 @@ def stored_strings(path: Path) -> set[bytes]:
     with closing(sqlite3.connect(path)) as db:
         one = StoredIndex.last(db, "skills")
         assert one is not None
-        steps = DocumentIndex.load(one.frames(db))
+        steps = DocumentIndex.load(one.frames(lambda: db), partial(one.block, db))
         while True:
             try:
                 next(steps)
@@ -230,6 +235,11 @@ async def test_nothing_of_what_was_deleted_is_in_it_after_close(
         " SET data = CAST(substr(data, 1, 1500) || x'65' || substr(data, 1502) AS BLOB)"
         " WHERE piece = (SELECT MAX(piece) - 1 FROM search_index_pieces)",
         "DELETE FROM search_index_pieces WHERE piece & 3 = 2",
+        "DELETE FROM search_index_pieces WHERE piece & (1 << 23) > 0",
+        "UPDATE search_index_pieces SET checksum = checksum + 1 WHERE piece & (1 << 23) > 0",
+        "UPDATE search_index_pieces SET data = 'text' WHERE piece & (1 << 23) > 0",
+        "UPDATE search_index_pieces SET data = zeroblob(length(data))"
+        " WHERE piece = (SELECT MAX(piece) FROM search_index_pieces)",
         "UPDATE search_indexes SET seen = seen - 50",
         "UPDATE search_indexes SET pieces = 0",
     ],
@@ -245,9 +255,243 @@ async def test_one_that_cannot_be_relied_on_is_built_anew(path: Path, damage: st
     async with opened(path) as stores:
         assert await totals(stores) == await expected_totals(stores)
         await quiet(stores)
-        assert stores.skills._index._loaded >= 0  # type: ignore[attr-defined]  # it was built from the rows
+        assert stores.skills._index._stored is None  # type: ignore[attr-defined]  # it was built from the rows
         forbid_reading(stores, "_search_rows")
         assert await totals(stores) == await expected_totals(stores)
+
+
+# --- blocks, which are read later ----------------------------------------------------------------
+
+
+@pytest.fixture
+async def searcher(path: Path) -> AsyncIterator[sqlite3.Connection]:
+    """A connection to a file in which an index is stored."""
+    await fill(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        yield db
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The blocks that are read: the generation and number of each."""
+    found = []
+    block = StoredIndex.block
+
+    def reading(stored: StoredIndex, db: sqlite3.Connection, number: int) -> bytes:
+        found.append((stored.generation, number))
+        return block(stored, db, number)
+
+    monkeypatch.setattr(StoredIndex, "block", reading)
+    return found
+
+
+def lacking(db: sqlite3.Connection) -> search.SearchIndex:
+    """An index that has begun with the one in the file, and has not read all of it."""
+    index = search.SearchIndex("skills", is_stored=True)
+    while not index.is_current:
+        index.work(db, 0.0)
+    assert index._index is not None
+    assert not index._index.can_be_saved
+    return index
+
+
+def finish(index: search.SearchIndex, db: sqlite3.Connection) -> None:
+    while index.work(db, 1.0):
+        pass
+
+
+def count(index: search.SearchIndex, db: sqlite3.Connection, text: str) -> int | None:
+    """How many a search finds, if the index knows."""
+    found = index.search(db, DocumentQuery(text=text), 0, 10)
+    return None if found is None else found[1]
+
+
+TEXTS = ("text", "number 1", "number 39", "tag3", "e", "nowhere")
+
+
+def count_rows(db: sqlite3.Connection, text: str) -> int:
+    ((found,),) = db.execute("SELECT COUNT(*) FROM skills WHERE instr(texts, ?) > 0", (text.encode(),))
+    return int(found)
+
+
+async def test_an_index_answers_before_all_of_it_has_been_read(
+    searcher: sqlite3.Connection, read: list[tuple[int, int]]
+) -> None:
+    query = "SELECT COUNT(*) FROM search_index_pieces WHERE piece & (1 << 23) > 0"
+    blocks = searcher.execute(query).fetchone()[0]
+    index = lacking(searcher)
+    assert len(read) <= 1  # by the first work that there was time for
+    assert count(index, searcher, "tag3") == 57
+    assert len(read) <= 7
+    assert blocks > 20
+    finish(index, searcher)
+    assert len(read) == len(set(read)) == blocks
+    searcher.execute("DELETE FROM search_index_pieces")  # of which it needs nothing any more
+    for text in TEXTS:
+        assert count(index, searcher, text) == count_rows(searcher, text)
+    assert len(read) == blocks
+
+
+async def change_much(path: Path) -> None:
+    """So that another handle stores its index in the place of the one there was."""
+    async with opened(path) as other:
+        await other.skills.create_many([skill(number, "other") for number in range(200, 600)])
+        await totals(other)
+        await quiet(other)
+
+
+@pytest.mark.parametrize("discovers", ["search", "work"])
+async def test_an_index_that_lacks_blocks_begins_with_the_newer_one_in_their_place(
+    path: Path, searcher: sqlite3.Connection, discovers: str
+) -> None:
+    index = lacking(searcher)
+    await change_much(path)
+    assert index._stored is not None
+    assert searcher.execute("SELECT generation FROM search_indexes").fetchall() != [
+        (index._stored.generation,)
+    ]
+    if discovers == "search":
+        answers = [count(index, searcher, text) for text in TEXTS]
+        assert None in answers
+        for text, found in zip(TEXTS, answers, strict=True):
+            assert found in (None, count_rows(searcher, text))
+        assert index.is_soon_there(searcher)
+    index._read_rows = None  # type: ignore[method-assign, assignment]
+    finish(index, searcher)
+    for text in TEXTS:
+        assert count(index, searcher, text) == count_rows(searcher, text)
+
+
+async def test_a_damaged_block_is_not_read_again_and_again(
+    path: Path, searcher: sqlite3.Connection, read: list[tuple[int, int]]
+) -> None:
+    """The index in the file is given up, until there is another one."""
+    index = lacking(searcher)
+    searcher.execute("UPDATE search_index_pieces SET checksum = 0 WHERE piece & (1 << 23) > 0")
+    read.clear()
+    assert count(index, searcher, "tag3") is None
+    assert len(read) == 1
+    assert not index.is_soon_there(searcher)
+    index.work(searcher, 0.0)
+    assert index.is_far_off
+    finish(index, searcher)
+    assert len(read) == 1
+    assert count(index, searcher, "tag3") == 57
+    for transaction in index.begin_storing(searcher):
+        if transaction is not None:
+            transaction(searcher)
+    assert count(lacking(searcher), searcher, "tag3") == 57
+
+
+async def test_what_goes_on_while_an_index_lacks_blocks_is_found(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    index = lacking(searcher)
+    async with opened(path) as other:
+        await other.skills.create_many([skill(number, "other") for number in range(350, 450)])
+        await other.skills.delete("skill 3")
+        while index.work(searcher, 0.0):
+            for text in TEXTS:
+                assert count(index, searcher, text) == count_rows(searcher, text)
+
+
+async def test_an_index_is_complete_before_the_stored_one_is_removed(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    """As when the last handle erases what was deleted. Texts, which are in the rows, are not read for it."""
+    index = lacking(searcher)
+    index.catch_up(searcher)
+    assert index._texts.read_until is not None
+    stored_index.remove_all(searcher)
+    for transaction in index.store_last(searcher):
+        if transaction is not None:
+            transaction(searcher)
+    again = lacking(searcher)
+    finish(again, searcher)
+    for one in (index, again):
+        for text in TEXTS:
+            assert count(one, searcher, text) == count_rows(searcher, text)
+
+
+async def test_an_index_that_cannot_be_completed_is_not_built_anew_in_order_to_close(
+    searcher: sqlite3.Connection,
+) -> None:
+    for begin in (lacking, lambda _: search.SearchIndex("skills", is_stored=True)):
+        index = begin(searcher)
+        index._read_rows = None  # type: ignore[method-assign, assignment]
+        searcher.execute("UPDATE search_index_pieces SET checksum = 0 WHERE piece & (1 << 23) > 0")
+        index.catch_up(searcher)
+        assert not index.is_kept
+        assert list(index.store_last(searcher)) == []
+
+
+async def test_an_index_can_be_completed_on_another_connection(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    """The one on which it was begun is closed before the store is."""
+    index = search.SearchIndex("skills", is_stored=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as first:
+        index.work(first, 0.0)
+        index.work(first, 0.0)
+    assert index._loading is not None
+    index.catch_up(searcher)
+    index._read_rows = None  # type: ignore[method-assign, assignment]
+    finish(index, searcher)
+    for text in TEXTS:
+        assert count(index, searcher, text) == count_rows(searcher, text)
+
+
+async def test_a_handle_that_changed_nothing_reads_nothing_in_order_to_close(
+    searcher: sqlite3.Connection, read: list[tuple[int, int]]
+) -> None:
+    index = lacking(searcher)
+    read.clear()
+    assert list(index.store_last(searcher)) == []
+    assert read == []
+
+
+async def search_and_lack(stores: AllStores) -> None:
+    """Search, with an index that never finds the time to read blocks that no search needs."""
+
+    def reading(postings: Postings) -> Generator[None, None, None]:
+        yield
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Postings, "read_on", reading)
+        assert (await stores.skills.search(query="tag3")).total == 57
+        postings = stores.skills._index._index._grams._postings  # type: ignore[attr-defined]
+        postings.read_on = partial(reading, postings)
+    assert not postings.are_all_read
+
+
+async def test_a_search_that_misses_a_block_waits_for_the_newer_index(path: Path) -> None:
+    await fill(path)
+    async with opened(path) as stores:
+        forbid_reading(stores)
+        await search_and_lack(stores)
+        index = stores.skills._index  # type: ignore[attr-defined]
+        begun_with = index._stored.generation
+        await change_much(path)
+        assert await totals(stores) == await expected_totals(stores)
+        assert index._stored.generation > begun_with
+
+
+async def test_a_search_that_misses_a_block_does_not_wait_for_writers(path: Path) -> None:
+    """Who write without a pause, and before whom the index has nothing urgent to do."""
+    await fill(path)
+    async with opened(path) as stores:
+        await search_and_lack(stores)
+        await change_much(path)
+        database = stores.skills._database  # type: ignore[attr-defined]
+        database._flusher = flusher = asyncio.create_task(asyncio.Event().wait())
+        await asyncio.sleep(0.05)  # in which the index has begun to give way to them
+        async with asyncio.timeout(20):
+            assert await totals(stores) == await expected_totals(stores)
+        database._flusher = None
+        flusher.cancel()
+
+
+# --- built anew, or not at all -------------------------------------------------------------------
 
 
 async def test_no_search_waits_for_an_index_that_is_built_anew(
@@ -295,9 +539,10 @@ async def test_one_that_would_be_mostly_pending_is_not_stored(
         while not index.is_current or not index._index or not index._index.can_be_saved:
             index.work(db, 0.0)
         assert index.backlog > 300
-        working, index.work = index.work, lambda *_: True  # type: ignore[method-assign]  # which has no time
+        working = index._bring_on
+        index._bring_on = lambda *_: True  # type: ignore[method-assign]  # which has no time
         assert next(index.store_last(db), None) is None
-        index.work = working  # type: ignore[method-assign]
+        index._bring_on = working  # type: ignore[method-assign]
         while index.work(db, 1.0):
             pass
         assert next(index.store_last(db), None) is not None
@@ -331,7 +576,7 @@ def test_one_that_is_being_written_is_left_alone_until_it_is_abandoned(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = StoredIndex.begin(db, "skills", 1)
-    first.write(db, b"one")
+    first.write(db, [(0, b"one")])
     assert StoredIndex.is_being_written(db, "skills")
     assert not StoredIndex.is_being_written(db, "knowledge_units")
     assert StoredIndex.last(db, "skills") is None
@@ -340,13 +585,13 @@ def test_one_that_is_being_written_is_left_alone_until_it_is_abandoned(
     monkeypatch.setattr(time, "time_ns", lambda: now + 601 * 10**9)
     assert not StoredIndex.is_being_written(db, "skills")
     second = StoredIndex.begin(db, "skills", 2)
-    second.write(db, b"two")
-    second.finish(db, "skills")
+    second.write(db, [(0, b"two")])
+    second.finish(db, "skills", 1)
     while sweep(db):
         pass
     assert db.execute("SELECT data FROM search_index_pieces").fetchall() == [(b"two",)]
     with pytest.raises(UnreadableError):
-        first.write(db, b"more")
+        first.write(db, [(1, b"more")])
     found = StoredIndex.last(db, "skills")
     assert found is not None
     assert found.seen == 2
@@ -355,9 +600,8 @@ def test_one_that_is_being_written_is_left_alone_until_it_is_abandoned(
 def test_the_last_one_of_each_table_is_kept(db: sqlite3.Connection) -> None:
     for kind, seen in (("skills", 1), ("knowledge_units", 2), ("skills", 3)):
         one = StoredIndex.begin(db, kind, seen)
-        for number in range(5):
-            one.write(db, b"%d %d" % (seen, number))
-        one.finish(db, kind)
+        one.write(db, [(number, b"%d %d" % (seen, number)) for number in range(5)])
+        one.finish(db, kind, 5)
     while sweep(db):
         pass
     kept = [data for (data,) in db.execute("SELECT data FROM search_index_pieces ORDER BY piece")]
@@ -372,7 +616,7 @@ WRITER = """
     import test_sqlite_stored_index as tests
     from kpstore.backends.sqlite import search, stored_index
 
-    search._WORTH_STORING, search._CHANGES_DUE, stored_index.PIECE_BYTES = 300, 20, 2048
+    search._WORTH_STORING, search._CHANGES_DUE, stored_index.TOGETHER_BYTES = 300, 20, 2048
 
     async def main():
         dice = random.Random({seed})
@@ -405,7 +649,7 @@ async def test_a_kill_at_any_moment_leaves_an_index_that_agrees_with_the_rows(pa
         async with opened(path) as stores:
             assert await totals(stores) == await expected_totals(stores)
             index = stores.skills._index  # type: ignore[attr-defined]
-            read += index._loaded == -1  # it did not come from the rows
+            read += index._stored is not None  # it did not come from the rows
             if seed % 2:
                 await quiet(stores)
                 assert await totals(stores) == await expected_totals(stores)

@@ -39,6 +39,7 @@ BUSY_TIMEOUT_S = 5.0  # how long another process's lock is waited for, SQL-5
 # Works that share one transaction. At 64 concurrent writers a batch holds 64; more would
 # only make the first of them wait for the last.
 _MAX_BATCH = 256
+_SOON_S = 0.01  # several commits
 # SQLite's own checkpoint runs inside a commit and makes it 16 ms long. Ours runs on another
 # connection from this size of the log on; a writer only does it itself when that falls behind.
 # Those who write meanwhile wait for the disk, 1 to 10 ms: less than one in a hundred writes of 30 kB.
@@ -298,12 +299,12 @@ class Database:
             return await future
 
     async def written(self) -> bool:
-        """Wait until what is being written is on disk; whether anything was."""
+        """Wait until what is being written is on disk, if it is soon; whether anything was being written."""
         if self._flusher is None:
             await asyncio.sleep(0)  # whoever has just been answered may write again
         if self._flusher is None:
             return False
-        await asyncio.wait([self._flusher])
+        await asyncio.wait([self._flusher], timeout=_SOON_S)  # never, where many write without a pause
         return True
 
     async def _flush(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from kpstore.backends.sqlite.columns import last_position, text_column
@@ -123,7 +124,6 @@ class SqliteDocuments(DocumentStore[R]):
     def _keep_up(self) -> None:
         """See to it that there is an index, and that it takes in what is new."""
         if self._indexing is None and self._storing is None and not self._context.closed:
-            self._is_indexed.clear()
             self._indexing = asyncio.create_task(self._take_in())
 
     async def _take_in(self) -> None:
@@ -184,10 +184,16 @@ class SqliteDocuments(DocumentStore[R]):
 
     async def _quiet(self) -> None:
         """Wait until the index has taken in what there is."""
-        self._awaited += 1
-        try:
+        with self._waiting():
             while going := [task for task in (self._indexing, self._storing) if task is not None]:
                 await asyncio.wait(going)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Somebody waits for the index, which gives way to nobody then."""
+        self._awaited += 1
+        try:
+            yield
         finally:
             self._awaited -= 1
 
@@ -205,7 +211,9 @@ class SqliteDocuments(DocumentStore[R]):
             self._keep_up()
         if found is None:
             if self._indexing is not None:
-                await self._is_indexed.wait()
+                self._is_indexed.clear()  # the one there was may have been given up
+                with self._waiting():
+                    await self._is_indexed.wait()
             _, found = await self._database.search(search, False)
             assert found is not None
         return found

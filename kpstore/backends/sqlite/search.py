@@ -11,7 +11,7 @@ A large index is also stored in the file now and then, for handles to come: see 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -76,9 +76,9 @@ class _RowTexts(KeptTexts):
     Looking for a string in one takes 0.2 us here, and 1.5 us in a row.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, connection: Callable[[], sqlite3.Connection]) -> None:
         super().__init__()
-        self.db: sqlite3.Connection | None = None  # while it is being used
+        self._connection = connection  # that there is while it is being used
         self.read_until: int | None = None  # those up to here have been read; all, if it is `None`
         among = "position IN (SELECT value FROM json_each(?))"
         self._rows = f"SELECT position, texts FROM {table} WHERE {among}"
@@ -87,8 +87,7 @@ class _RowTexts(KeptTexts):
 
     def read_on(self) -> None:
         """Read some more into memory; the rows are those that the index is of."""
-        assert self.db is not None
-        rows = self.db.execute(self._next, (self.read_until, _PER_SLICE)).fetchall()
+        rows = self._connection().execute(self._next, (self.read_until, _PER_SLICE)).fetchall()
         for position, text in rows:
             self.put(position, bytes(text))
         self.read_until = rows[-1][0] if len(rows) == _PER_SLICE else None
@@ -113,8 +112,7 @@ class _RowTexts(KeptTexts):
         )
         if not missing:
             return ()
-        assert self.db is not None
-        return self.db.execute(statement, (f"[{','.join(map(str, missing))}]", *more))
+        return self._connection().execute(statement, (f"[{','.join(map(str, missing))}]", *more))
 
 
 class SearchIndex:
@@ -131,17 +129,21 @@ class SearchIndex:
         has_tags = table == "skills"
         self._columns = "position, quality, domain, texts, " + ("'', NULL" if has_tags else "type, agent_id")
         self._has_tags = has_tags
-        self._texts = _RowTexts(table)
+        self._db: sqlite3.Connection  # that of the call
+        self._texts = _RowTexts(table, self._connection)
         self._index: DocumentIndex | None = None
+        # The one in the file from which it begins, or began, and what loads it.
+        self._stored: StoredIndex | None = None
         self._loading: Generator[None, None, tuple[DocumentIndex, BitMap]] | None = None
-        self._is_unreadable = False  # the one in the file
-        # While it is being built: the position up to which rows are in it, or those to be put in again.
-        self._loaded = -1
-        self._again: list[int] | None = None
-        self._is_whole = False
+        self._unreadable: int | None = None  # the generation of one in the file
+        self._rows_until: int | None = None  # while it is built from the rows: those up to here are in it
+        self._again: list[int] = []  # positions to be put in again, beside those that changed
         self._seen = 0  # the number of the last change that is in it
         self._unstored = 0  # changes since the one in the file
         self.is_current = False
+
+    def _connection(self) -> sqlite3.Connection:
+        return self._db
 
     @property
     def is_kept(self) -> bool:
@@ -156,12 +158,15 @@ class SearchIndex:
         """A page of the bodies that match, and the count of all; `None` if the index is not up to date."""
         if not self._is_whole:
             return None
-        self._texts.db = db
+        self._db = db
         try:
             if not self._apply_changes(db, _AT_ONCE):
                 return None
             assert self._index is not None
             positions, total = _result(self._index.search(query, offset, limit))
+        except UnreadableError:
+            self._give_up_stored()
+            return None
         except (TypeError, ValueError, OverflowError, sqlite3.Error):
             self._forget()  # a row that cannot be read concerns only those whose search finds it
             return None
@@ -177,14 +182,18 @@ class SearchIndex:
         return (
             self._is_whole
             or self._loading is not None
-            or self._again is not None
             or (self._index is None and self._readable(db) is not None)
         )
 
     @property
+    def _is_whole(self) -> bool:
+        """Whether all is in it but the latest changes."""
+        return self._index is not None and not self.is_far_off
+
+    @property
     def is_far_off(self) -> bool:
         """Whether it is being built from the rows."""
-        return self._index is not None and not self._is_whole and self._again is None
+        return self._rows_until is not None
 
     @property
     def backlog(self) -> int:
@@ -195,58 +204,72 @@ class SearchIndex:
 
     def work(self, db: sqlite3.Connection, seconds: float) -> bool:
         """Build the index, or bring it up to date, for about that long; whether there is more to do."""
-        self._texts.db = db
         until = perf_counter() + seconds
+        if self._bring_on(db, until):
+            return True
+        while self._texts.read_until is not None:
+            self._texts.read_on()
+            if perf_counter() >= until:
+                return True
+        return False
+
+    def _bring_on(self, db: sqlite3.Connection, until: float) -> bool:
+        """The same, but for what it does not lack in order to be whole."""
+        self._db = db
         while True:
-            if not self._is_whole:
-                self._build(db)
+            try:
+                if not self._is_whole:
+                    self._build(db)
+                    has_more = True
+                else:
+                    has_more = not self._apply_changes(db, _PER_SLICE)
+                    if self._index is not None and not has_more:
+                        has_more = self._index.work(max(0.0, until - perf_counter()))
+            except UnreadableError:
+                self._give_up_stored()
                 has_more = True
-            else:
-                has_more = not self._apply_changes(db, _PER_SLICE)
-                if self._index is not None and not has_more:
-                    has_more = self._index.work(max(0.0, until - perf_counter()))
-                    if not has_more and self._texts.read_until is not None:
-                        self._texts.read_on()
-                        has_more = True
             if not has_more or perf_counter() >= until:
                 return has_more
 
     def _forget(self) -> None:
-        db = self._texts.db
-        self._texts = _RowTexts(self._table)
-        self._texts.db = db
-        self._index = self._loading = self._again = None
-        self._is_whole = self.is_current = False
+        self._texts = _RowTexts(self._table, self._connection)
+        self._index = self._stored = self._loading = self._rows_until = None
+        self._again = []
+        self.is_current = False
+
+    def _give_up_stored(self) -> None:
+        """Forget the index, since the one in the file from which it began cannot be read, or not any more."""
+        assert self._stored is not None
+        self._unreadable = self._stored.generation
+        self._forget()
 
     def _build(self, db: sqlite3.Connection) -> None:
         """Go on with it. What changes meanwhile is noted, and applied after it."""
         if self._loading is not None:
             self._load()
-        elif self._again is not None:
-            for position in self._again[:_PER_SLICE]:
-                self._put_again(db, position)
-            del self._again[:_PER_SLICE]
-            if not self._again:
-                self._again = None
-                self._is_whole = True
-        elif self._index is not None:
-            self._read_rows(db)
+        elif self._rows_until is not None:
+            self._rows_until = self._read_rows(db, self._rows_until)
         elif (stored := self._readable(db)) is not None:
-            self._loading = DocumentIndex.load(stored.frames(db), self._texts)
+            self._stored = stored
+            self._loading = DocumentIndex.load(
+                stored.frames(self._connection),
+                lambda number: stored.block(self._db, number),
+                self._texts,
+            )
             self._texts.read_until = -1
             self._seen = stored.seen
             self._unstored = 0
         else:
             self._index = DocumentIndex(self._texts)
-            self._loaded = -1
+            self._rows_until = -1
             self._seen = _last_change(db)
 
     def _readable(self, db: sqlite3.Connection) -> StoredIndex | None:
         """The one in the file, if it can be brought up to date."""
-        if self._is_unreadable or not self._is_stored:
+        stored = StoredIndex.last(db, self._table) if self._is_stored else None
+        if stored is None or stored.generation == self._unreadable or not _has_notes(db, stored.seen):
             return None
-        stored = StoredIndex.last(db, self._table)
-        return stored if stored is not None and _has_notes(db, stored.seen) else None
+        return stored
 
     def _load(self) -> None:
         assert self._loading is not None
@@ -256,21 +279,22 @@ class SearchIndex:
             self._index, again = done.value
             self._again = list(again)
             self._loading = None
-        except (UnreadableError, ValueError, sqlite3.Error):
-            self._is_unreadable = True
-            self._forget()
+        except ValueError as error:  # of another format
+            raise UnreadableError from error
 
-    def _read_rows(self, db: sqlite3.Connection) -> None:
+    def _read_rows(self, db: sqlite3.Connection, after: int) -> int | None:
+        """Put in the next ones; up to where they are in it then, or `None` if all are."""
         query = f"SELECT {self._columns} FROM {self._table} WHERE position > ? ORDER BY position LIMIT ?"
-        rows = db.execute(query, (self._loaded, _PER_SLICE)).fetchall()
+        rows = db.execute(query, (after, _PER_SLICE)).fetchall()
         for row in rows:
             self._put(db, row)
-        if rows:
-            self._loaded = rows[-1][0]
-        self._is_whole = len(rows) < _PER_SLICE
+        return rows[-1][0] if len(rows) == _PER_SLICE else None
 
     def _apply_changes(self, db: sqlite3.Connection, limit: int) -> bool:
-        """Bring the index up to date by at most so many changes; whether it is then."""
+        """Bring the index up to date by so many changes at most; whether it is then."""
+        for position in self._again[-limit:]:
+            self._put_again(db, position)
+        del self._again[-limit:]
         last = _last_change(db)
         until = min(last, self._seen + limit)
         if last != self._seen:
@@ -285,7 +309,7 @@ class SearchIndex:
                 self._put_again(db, position)
             self._unstored += len(changed)
             self._seen = until
-        self.is_current = until == last
+        self.is_current = until == last and not self._again
         return self.is_current
 
     def _put_again(self, db: sqlite3.Connection, position: int) -> None:
@@ -301,50 +325,60 @@ class SearchIndex:
 
     def begin_storing(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
         """What stores it, if it is time to: see `storing`. As long as that goes on, `work` has to wait."""
-        count = 0 if self._index is None else len(self._index)
-        is_due = self._is_due(db, min(max(_CHANGES_DUE, count // 4), _MOST_CHANGES_DUE))
-        return self._storing(is_due and not StoredIndex.is_being_written(db, self._table))
-
-    def _storing(self, is_due: bool) -> Iterator[Transaction | None]:
-        if not is_due:
-            return iter(())
-        assert self._index is not None
-        self._unstored = 0
-        self._is_unreadable = False
-        return storing(self._table, self._seen, self._index.save())
-
-    def _is_due(self, db: sqlite3.Connection, changes: int) -> bool:
-        index = self._index
-        if not self._is_stored or not self.is_current or index is None or len(index) < _WORTH_STORING:
-            return False
-        if not index.can_be_saved or index.pending > _CHANGES_DUE:
-            return False
-        stored = None if self._is_unreadable else StoredIndex.last(db, self._table)
-        if stored is None:
-            return True
-        behind = self._seen - stored.seen
-        self._unstored = min(self._unstored, behind)  # another handle may have stored it
-        return self._unstored >= changes or behind >= _KEPT // 2
-
-    def catch_up(self, db: sqlite3.Connection) -> None:
-        """Have it whole and up to date, if that takes less than to build it; before `store_last`."""
-        if self._loading is not None:  # on another connection
-            self._forget()
-        if self._index is not None and len(self._index) < _WORTH_STORING:
-            return
-        try:
-            if self.is_soon_there(db):
-                while self.work(db, 0.1):
-                    if self.is_current and self.backlog > _CHANGES_DUE:
-                        break  # it takes too long for somebody who waits
-        except (TypeError, ValueError, OverflowError, sqlite3.Error):
-            self._forget()
+        changes = 0 if self._index is None else len(self._index) // 4
+        if (
+            self._is_due(db, min(max(_CHANGES_DUE, changes), _MOST_CHANGES_DUE))
+            and self._is_worth_storing
+            and not StoredIndex.is_being_written(db, self._table)
+        ):
+            yield from self._storing()
 
     def store_last(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
         """What stores it before it is let go of, if that is worth it."""
-        if self._is_whole:
+        if self._is_whole and self._is_due(db, _CHANGES_DUE):
             self.catch_up(db)
-        return self._storing(self._is_due(db, _CHANGES_DUE))
+            if self._is_due(db, _CHANGES_DUE) and self._is_worth_storing:
+                yield from self._storing()
+
+    def _storing(self) -> Iterator[Transaction | None]:
+        assert self._index is not None
+        self._unstored = 0
+        return storing(self._table, self._seen, self._index.save())
+
+    def _is_due(self, db: sqlite3.Connection, changes: int) -> bool:
+        """Whether the one in the file lacks so many changes, or is none to begin with."""
+        if not self._is_stored:
+            return False
+        stored = StoredIndex.last(db, self._table)
+        if stored is None or stored.generation == self._unreadable:
+            return True
+        behind = self._seen - stored.seen
+        self._unstored = min(self._unstored, behind)  # another handle may have stored it
+        unseen = _last_change(db) - self._seen
+        return self._unstored + unseen >= changes or behind + unseen >= _KEPT // 2
+
+    @property
+    def _is_worth_storing(self) -> bool:
+        """Whether it is up to date, and so large that it is better loaded than built."""
+        index = self._index
+        return (
+            self.is_current
+            and index is not None
+            and len(index) >= _WORTH_STORING
+            and index.can_be_saved
+            and index.pending <= _CHANGES_DUE
+        )
+
+    def catch_up(self, db: sqlite3.Connection) -> None:
+        """Have it whole and up to date, if that takes less than to build it, and need nothing of the file."""
+        if self._index is not None and len(self._index) < _WORTH_STORING:
+            return
+        try:
+            while self.is_soon_there(db) and self._bring_on(db, perf_counter() + 0.1):
+                if self.is_current and self.backlog > _CHANGES_DUE:
+                    break  # it takes too long for somebody who waits
+        except (TypeError, ValueError, OverflowError, sqlite3.Error):
+            self._forget()
 
     def _put(self, db: sqlite3.Connection, row: Sequence[Any]) -> None:
         position, quality, domain, texts, kind, agent_id = row

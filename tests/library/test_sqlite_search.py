@@ -230,6 +230,23 @@ async def test_the_index_goes_before_writers_where_it_falls_behind_or_is_waited_
     assert count == waited
 
 
+async def test_a_search_that_waits_for_the_index_goes_before_writers(stores: AllStores) -> None:
+    """Though the index is up to date meanwhile, another search having seen to that."""
+    store: Any = stores.skills
+    index = store._index = _EndlessIndex()
+    store._database._flusher = flusher = asyncio.create_task(asyncio.Event().wait())
+    store._keep_up()
+    await asyncio.sleep(0.05)  # in which it has begun to give way to them
+    answers: Iterator[Any] = iter([None, ([], 17)])
+    index.search = lambda *_: next(answers)  # type: ignore[attr-defined]
+    index.is_soon_there = lambda _: True  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        assert (await stores.skills.search()).total == 17
+    index.is_over = True
+    store._database._flusher = None
+    flusher.cancel()
+
+
 async def test_a_store_closes_while_its_index_is_built(settings: Settings) -> None:
     async with create_store("sqlite", settings=settings) as stores:
         await stores.skills.create_many([skill(str(number)) for number in range(900)])

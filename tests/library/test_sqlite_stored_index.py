@@ -295,6 +295,13 @@ def lacking(db: sqlite3.Connection) -> search.SearchIndex:
     return index
 
 
+def never_read_rows(index: search.SearchIndex) -> None:
+    def reading(*_: Any) -> None:
+        raise AssertionError
+
+    index._read_rows = reading  # type: ignore[method-assign, assignment]
+
+
 def finish(index: search.SearchIndex, db: sqlite3.Connection) -> None:
     while index.work(db, 1.0):
         pass
@@ -356,20 +363,25 @@ async def test_an_index_that_lacks_blocks_begins_with_the_newer_one_in_their_pla
         for text, found in zip(TEXTS, answers, strict=True):
             assert found in (None, count_rows(searcher, text))
         assert index.is_soon_there(searcher)
-    index._read_rows = None  # type: ignore[method-assign, assignment]
+    never_read_rows(index)
     finish(index, searcher)
     for text in TEXTS:
         assert count(index, searcher, text) == count_rows(searcher, text)
 
 
+@pytest.mark.parametrize("is_table_there", [True, False])
 async def test_a_damaged_block_is_not_read_again_and_again(
-    path: Path, searcher: sqlite3.Connection, read: list[tuple[int, int]]
+    searcher: sqlite3.Connection, read: list[tuple[int, int]], is_table_there: bool
 ) -> None:
     """The index in the file is given up, until there is another one."""
     index = lacking(searcher)
     searcher.execute("UPDATE search_index_pieces SET checksum = 0 WHERE piece & (1 << 23) > 0")
+    if not is_table_there:
+        searcher.execute("ALTER TABLE search_index_pieces RENAME TO elsewhere")
     read.clear()
     assert count(index, searcher, "tag3") is None
+    if not is_table_there:
+        searcher.execute("ALTER TABLE elsewhere RENAME TO search_index_pieces")
     assert len(read) == 1
     assert not index.is_soon_there(searcher)
     index.work(searcher, 0.0)
@@ -395,9 +407,7 @@ async def test_what_goes_on_while_an_index_lacks_blocks_is_found(
                 assert count(index, searcher, text) == count_rows(searcher, text)
 
 
-async def test_an_index_is_complete_before_the_stored_one_is_removed(
-    path: Path, searcher: sqlite3.Connection
-) -> None:
+async def test_an_index_is_complete_before_the_stored_one_is_removed(searcher: sqlite3.Connection) -> None:
     """As when the last handle erases what was deleted. Texts, which are in the rows, are not read for it."""
     index = lacking(searcher)
     index.catch_up(searcher)
@@ -416,13 +426,54 @@ async def test_an_index_is_complete_before_the_stored_one_is_removed(
 async def test_an_index_that_cannot_be_completed_is_not_built_anew_in_order_to_close(
     searcher: sqlite3.Connection,
 ) -> None:
-    for begin in (lacking, lambda _: search.SearchIndex("skills", is_stored=True)):
-        index = begin(searcher)
-        index._read_rows = None  # type: ignore[method-assign, assignment]
-        searcher.execute("UPDATE search_index_pieces SET checksum = 0 WHERE piece & (1 << 23) > 0")
-        index.catch_up(searcher)
-        assert not index.is_kept
-        assert list(index.store_last(searcher)) == []
+    index = lacking(searcher)
+    index._build = lambda _: time.sleep(0.2)  # type: ignore[method-assign, assignment]
+    searcher.execute("UPDATE search_index_pieces SET checksum = 0 WHERE piece & (1 << 23) > 0")
+    begun = time.monotonic()
+    index.catch_up(searcher)
+    assert time.monotonic() - begun < 5
+    assert not index.is_current
+    assert list(index.store_last(searcher)) == []
+
+
+async def test_what_another_handle_stores_is_no_help_to_an_index_that_is_built_from_the_rows(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    searcher.execute("DELETE FROM search_indexes")
+    index = search.SearchIndex("skills", is_stored=True)
+    index.work(searcher, 0.0)
+    await change_much(path)
+    assert stored(path)
+    assert index.is_far_off
+    assert not index.is_soon_there(searcher)
+
+
+async def test_a_handle_that_closes_stores_what_it_has_not_looked_at_yet(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    """Enough has changed since, though none of it by this handle, nor since it last searched."""
+    index = lacking(searcher)
+    finish(index, searcher)
+    for changes, is_stored in ((90, False), (20, True)):
+        async with opened(path) as other:
+            await other.skills.create_many([skill(n, "other") for n in range(changes)])
+        assert any(True for _ in index.store_last(searcher)) == is_stored
+
+
+async def test_documents_with_many_tags_are_put_in_again_some_at_a_time(path: Path) -> None:
+    async with opened(path) as stores:
+        tags = tuple(f"many {number}" for number in range(501))
+        await stores.skills.create_many([skill(n, tags=tags if n < 40 else ()) for n in range(400)])
+        await stores.skills.search()
+        await quiet(stores)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        index = search.SearchIndex("skills", is_stored=True)
+        left = []
+        while not index.is_current:
+            index.work(db, 0.0)
+            left.append(len(index._again))
+        assert left[-4:] == [40, 24, 8, 0]
+        assert index.search(db, DocumentQuery(tags=frozenset({"many 7"})), 0, 0) == ([], 40)
 
 
 async def test_an_index_can_be_completed_on_another_connection(
@@ -434,8 +485,8 @@ async def test_an_index_can_be_completed_on_another_connection(
         index.work(first, 0.0)
         index.work(first, 0.0)
     assert index._loading is not None
+    never_read_rows(index)
     index.catch_up(searcher)
-    index._read_rows = None  # type: ignore[method-assign, assignment]
     finish(index, searcher)
     for text in TEXTS:
         assert count(index, searcher, text) == count_rows(searcher, text)

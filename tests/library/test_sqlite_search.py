@@ -240,11 +240,13 @@ async def test_a_search_that_waits_for_the_index_goes_before_writers(stores: All
     answers: Iterator[Any] = iter([None, ([], 17)])
     index.search = lambda *_: next(answers)  # type: ignore[attr-defined]
     index.is_soon_there = lambda _: True  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
-        assert (await stores.skills.search()).total == 17
-    index.is_over = True
-    store._database._flusher = None
-    flusher.cancel()
+    try:
+        async with asyncio.timeout(10):
+            assert (await stores.skills.search()).total == 17
+    finally:
+        index.is_over = True
+        store._database._flusher = None
+        flusher.cancel()
 
 
 async def test_a_store_closes_while_its_index_is_built(settings: Settings) -> None:

@@ -1,8 +1,8 @@
 """What an index looks like outside memory: frames and blocks, each of which is read and written in a moment.
 
-All frames are read, in their order, before the index answers; they are a fiftieth of it. The rest are blocks,
-numbered from 0 on: sets, one after another, which the frames tell where to find. Arrays are the bytes of
-NumPy's, of the kinds that the fields say; sets are roaring bitmaps, in their portable format.
+All frames are read, in their order, before the index answers; they are a twentieth of it at most. The rest
+are blocks, numbered from 0 on: sets, one after another, which the frames tell where to find. Arrays are the
+bytes of NumPy's, of the kinds that the fields say; sets are roaring bitmaps, in their portable format.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ class Database:
             await asyncio.sleep(0)  # whoever has just been answered may write again
         if self._flusher is None:
             return False
-        await asyncio.wait([self._flusher], timeout=_SOON_S)  # never, where many write without a pause
+        await asyncio.wait([self._flusher], timeout=_SOON_S)  # where more comes all the time, it goes on
         return True
 
     async def _flush(self) -> None:

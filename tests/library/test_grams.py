@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 
+import numpy as np
 import pytest
 from pyroaring import BitMap
 
@@ -58,21 +59,39 @@ def test_many_documents_are_taken_in_together() -> None:
     assert 100 < steps < 1500  # one by one it would be ten for each
 
 
-def test_a_frame_holds_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def saved(index: GramIndex) -> tuple[list[int], list[int], list[int]]:
+    """How many nodes each frame has, and each block, and how many bytes that one has."""
+    blocks, frames = [], []
+    for one in index.save():
+        if isinstance(one, bytes):
+            blocks.append(len(one))
+        else:
+            frames.append(one)
+    counts = np.concatenate([np.frombuffer(frame.counts, np.uint32) for frame in frames]).tolist()
+    assert len(counts) == len(blocks)
+    return [len(frame.letters) for frame in frames], counts, blocks
+
+
+def test_frames_and_blocks_hold_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def filling(total: int, size: int) -> list[int]:
+        return [size] * (total // size) + [total % size] * (total % size > 0)
+
     index = filled(3000, 4)
     index.work(60.0)
-    total = sum(len(frame.letters) for frame in index.save())
-    lengths = [len(frame.letters) for frame in index.save()]
-    assert total > 2000
-    assert all(len(frame.postings) < grams._FRAME_BYTES + 10_000 for frame in index.save())
-    monkeypatch.setattr(grams, "_FRAME_BYTES", 1 << 30)
-    assert lengths != [len(frame.letters) for frame in index.save()]
-    assert [len(frame.letters) for frame in index.save()] == [
-        *[grams._PER_FRAME] * (total // grams._PER_FRAME),
-        *[total % grams._PER_FRAME][: total % grams._PER_FRAME],
-    ]
-    monkeypatch.setattr(grams, "_FRAME_BYTES", 1)
-    assert all(len(frame.letters) == 1 for frame in index.save())
+    monkeypatch.setattr(grams, "_PER_FRAME", 1024)
+    lengths, counts, blocks = saved(index)
+    total = sum(lengths)
+    assert total == sum(counts) > 2000
+    assert all(size < grams._BLOCK_BYTES + 10_000 for size in blocks)
+    assert counts != filling(total, grams._PER_BLOCK)
+    monkeypatch.setattr(grams, "_BLOCK_BYTES", 1 << 30)
+    lengths, counts, _ = saved(index)
+    assert counts == filling(total, grams._PER_BLOCK)
+    assert lengths == filling(total, 1024)
+    monkeypatch.setattr(grams, "_BLOCK_BYTES", 1)
+    lengths, counts, _ = saved(index)
+    assert counts == [1] * total
+    assert lengths == filling(total, 1024)
 
 
 def test_what_is_pending_is_counted_once() -> None:

@@ -146,7 +146,6 @@ async def test_only_a_large_batch_waits_until_it_is_indexed(
 @pytest.mark.parametrize("busy", ["_indexing", "_storing", "closed", None])
 async def test_one_at_a_time_takes_in(store: Any, busy: str | None) -> None:
     calls = counted(store, "_take_in")
-    store._is_indexed.set()
     if busy == "closed":
         store._context.closed = True
     elif busy is not None:
@@ -155,7 +154,6 @@ async def test_one_at_a_time_takes_in(store: Any, busy: str | None) -> None:
         store._keep_up()
         await asyncio.sleep(0)
         assert calls() == (busy is None)
-        assert store._is_indexed.is_set() == (busy is not None)
     finally:
         store._context.closed = False
         store._indexing = store._storing = None
@@ -281,16 +279,18 @@ async def test_a_search_waits_for_an_index_that_is_soon_there(store: Any) -> Non
     index.found, index.soon = None, True
     calls = counted(store, "_keep_up")
     for was_built in (True, False):
-        store._is_indexed.clear()
+        store._is_indexed.set()  # of another one, which was given up
         store._indexing = object()
         searching = asyncio.create_task(store._search(EVERYTHING, 0, 1))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(searching), 0.05)
+        assert store._awaited == 1
         index.found = ([b"{}"], 1) if was_built else None
         store._is_indexed.set()
         async with asyncio.timeout(5):
             assert await searching == (([b"{}"], 1) if was_built else ([], 0))  # or of the rows
         assert calls() == (1 if was_built else 2)
+        assert store._awaited == 0
         index.found = None
     store._indexing = None
     async with asyncio.timeout(5):  # nobody is at it: the store is being closed

@@ -599,6 +599,25 @@ def test_new_names_never_take_the_id_of_one_that_was_loaded() -> None:
         assert not any(facets._ids)
 
 
+def test_names_are_cut_into_frames_by_their_bytes_and_those_of_their_sets() -> None:
+    facets, members = Facets(), Pages[BitMap]()
+    for position in range(3000):
+        facets.add(position, [f"a{position}", f"b{position % 3}"])
+    for id in range(3003):
+        members[id] = facets._members[id]
+    frames = list(facets.save_names(members))
+    for number, frame in enumerate(frames):
+        size = sum(map(len, (*frame.names, *frame.members)))
+        last = len(frame.names[-1]) + len(frame.members[-1])
+        assert size - last < 16 * 1024
+        assert size >= 16 * 1024 or number == len(frames) - 1
+    again = Facets()
+    for frame in frames:
+        again.load_names(frame)
+    for name in ("a0", "a1234", "a2999", "b0", "b2"):
+        assert again.having([name]) == facets.having([name])
+
+
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 1000])
 def test_a_document_is_found_by_each_of_many_tags(count: int) -> None:
     index = DocumentIndex()

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 
 from pyroaring import BitMap
 
-from kpstore.index.arrays import Positions
 from kpstore.index.frames import Block
 from kpstore.index.pages import Pages
 
 _PER_TURN = 512  # sets that are changed, in 0.3 ms
-
-
-@dataclass(slots=True)
-class _Packed:
-    first: int  # node
-    ends: Positions  # of each one's posting in the block
-    block: Block | None = None  # once it has been read
 
 
 class Postings:
@@ -31,8 +23,11 @@ class Postings:
     """
 
     def __init__(self) -> None:
-        self._packed: list[_Packed] = []  # by number of the block
-        self._starts: list[int] = []  # their first nodes
+        # Packed are those of the nodes from 1 on, in their order: where each ends in its block; by block, the
+        # first node, and the block once it has been read.
+        self._ends = array("I")
+        self._firsts = array("I")
+        self._blocks: list[Block | None] = []
         self._read: Callable[[int], Block] | None = None
         self._are_read = 0  # of the blocks, so many from the first one on, and perhaps others
         self._without = BitMap()  # documents that the packed postings name and that are not there any more
@@ -91,24 +86,24 @@ class Postings:
         """What gives the blocks of packed postings, by number."""
         self._read = read
 
-    def pack(self, first: int, ends: Positions, counts: Positions) -> None:
-        """Add the postings of nodes from the first one on, which are in the next blocks.
+    def pack(self, ends: bytes, counts: bytes) -> None:
+        """Add the postings of the next nodes, the first of all being 1, which are in the next blocks.
 
         Args:
-            first: no node before it has a posting still to be added.
-            ends: where each one's posting ends in its block.
-            counts: how many of them are in each block.
+            ends: of `uint32`, where each one's posting ends in its block.
+            counts: of `uint32`, how many of them are in each block.
         """
-        begin = 0
-        for count in counts.tolist():
-            self._packed.append(_Packed(first + begin, ends[begin : begin + count]))
-            self._starts.append(first + begin)
-            begin += count
+        first = len(self._ends) + 1
+        self._ends.frombytes(ends)
+        for count in array("I", counts):
+            self._firsts.append(first)
+            self._blocks.append(None)
+            first += count
 
     @property
     def are_all_read(self) -> bool:
         """Whether no block has to be read any more."""
-        return self._are_read == len(self._packed)
+        return self._are_read == len(self._blocks)
 
     def read_on(self) -> Generator[None, None, None]:
         """Read one block of those that have not been read: 0.1 ms, or what the disk takes."""
@@ -118,14 +113,13 @@ class Postings:
 
     def _place(self, node: int) -> tuple[int, int, int]:
         """Of a packed posting: the number of its block, and from where to where it lies in there."""
-        number = bisect_right(self._starts, node) - 1
-        packed = self._packed[number]
-        at = node - packed.first
-        return number, packed.ends.item(at - 1) if at else 0, packed.ends.item(at)
+        number = bisect_right(self._firsts, node) - 1
+        begin = 0 if node == self._firsts[number] else self._ends[node - 2]
+        return number, begin, self._ends[node - 1]
 
     def _block(self, number: int) -> Block:
-        packed = self._packed[number]
-        if packed.block is None:
+        block = self._blocks[number]
+        if block is None:
             assert self._read is not None
-            packed.block = self._read(number)
-        return packed.block
+            block = self._blocks[number] = self._read(number)
+        return block

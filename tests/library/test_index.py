@@ -462,7 +462,7 @@ def test_an_index_that_is_loaded_answers_like_the_one_that_was_saved(
                 index.work(0)
     assert len(index) == len(documents)
     finish(index)
-    assert index._grams._postings._packed  # some postings are still as they were loaded
+    assert index._grams._postings._blocks  # some postings are still as they were loaded
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ TABLES = {
 }
 # So many are written in one transaction, which other writers may have to wait for: 1 ms.
 TOGETHER_BYTES = 128 * 1024
-_SWEPT = 4  # pieces that are removed in one
+_SWEPT = 12  # pieces that are removed in one
 _NUMBER_BITS = 24
 _BLOCKS = 1 << 23
 # After so long, one that is still not whole is taken for that of a process that ended.

@@ -535,10 +535,12 @@ async def test_a_search_that_misses_a_block_does_not_wait_for_writers(path: Path
         database = stores.skills._database  # type: ignore[attr-defined]
         database._flusher = flusher = asyncio.create_task(asyncio.Event().wait())
         await asyncio.sleep(0.05)  # in which the index has begun to give way to them
-        async with asyncio.timeout(20):
-            assert await totals(stores) == await expected_totals(stores)
-        database._flusher = None
-        flusher.cancel()
+        try:
+            async with asyncio.timeout(20):
+                assert await totals(stores) == await expected_totals(stores)
+        finally:
+            database._flusher = None
+            flusher.cancel()
 
 
 # --- built anew, or not at all -------------------------------------------------------------------

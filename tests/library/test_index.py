@@ -378,6 +378,9 @@ def test_pages_hold_what_a_dictionary_would() -> None:
         assert list(pages.between(after, until)) == [
             (one, value) for one, value in plain.items() if after < one <= until
         ]
+    chunks = list(pages.chunks(100))
+    assert sorted(value for chunk in chunks for value in chunk) == sorted(plain.values())
+    assert {len(chunk) for chunk in chunks} - {100} <= set(range(1, 100))
 
 
 # --- outside memory ------------------------------------------------------------------------------

@@ -204,9 +204,12 @@ async def test_the_index_works_when_nobody_writes(stores: AllStores, monkeypatch
     [
         ({}, 4),  # until nobody writes
         ({"backlog": documents._PATIENCE}, 1),
+        ({"backlog": documents._PATIENCE + 1}, 1),
         ({"backlog": documents._HASTE}, 0),
+        ({"backlog": documents._HASTE + 1}, 0),
         ({"is_current": False}, 0),
         ({"unsearched": documents._BACKLOG}, 0),
+        ({"unsearched": documents._BACKLOG + 1}, 0),
         ({"awaited": 1}, 0),
     ],
 )

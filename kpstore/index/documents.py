@@ -127,7 +127,8 @@ class DocumentIndex:
         """The index as it is when this begins. Documents may change meanwhile, but `work` has to wait.
 
         One that changes may be saved as it was, as it is or in part: it is to be put again, or removed, from
-        the index that is loaded. Each is 0.1 to 1 ms of work, and at most 1 MB but for rare ones.
+        the index that is loaded. Each is 0.1 to 1 ms of work, one of documents 2.5, and at most 1 MB but for
+        rare ones.
         """
         yield Head(
             format=FORMAT,

@@ -7,7 +7,6 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +16,6 @@ from kpstore import BackendUnavailableError, Settings, StoredSkill, create_store
 from kpstore.backends.sqlite import documents
 from kpstore.backends.sqlite.stored_index import Transaction, UnreadableError
 from kpstore.stores import DocumentQuery
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(sqlite_path=str(tmp_path / "kpstore.db"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +15,6 @@ from kpstore import AllStores, DataCorruptionError, Settings, StoredSkill, creat
 from kpstore.backends.sqlite import documents, search
 
 NOW = dataset.START
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(sqlite_path=str(tmp_path / "kpstore.db"))
 
 
 @pytest.fixture

@@ -134,7 +134,6 @@ class DocumentIndex:
             format=FORMAT,
             indexed=self._grams.believed.serialize(),
             again=BitMap(self._many_tags).serialize(),
-            laid_out_for=self._grams.laid_out_for,
             deep=self._grams.deep,
         )
         members = self._order.members
@@ -177,7 +176,7 @@ class DocumentIndex:
         if not isinstance(head, Head) or head.format != FORMAT:
             raise ValueError("a search index of another format")
         believed = BitMap.deserialize(head.indexed)
-        index._grams.begin(believed.copy(), head.laid_out_for, head.deep, read_block)
+        index._grams.begin(believed.copy(), head.deep, read_block)
         positions, keys = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)]
         for frame in frames:
             match frame:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-FORMAT = f"2 {sys.byteorder}"
+FORMAT = f"3 {sys.byteorder}"
 """Of frames; others are not read. An index is derived data, and is built again where it cannot be read."""
 
 
@@ -23,13 +23,12 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag=0):
         format: `FORMAT`.
         indexed: a set, the documents in the trie.
         again: a set, documents that are to be put again, whatever else the frames say of them.
-        laid_out_for, deep: see `GramIndex`.
+        deep: see `GramIndex`.
     """
 
     format: str
     indexed: bytes
     again: bytes
-    laid_out_for: int
     deep: int
 
 

@@ -48,6 +48,8 @@ _SHARE = 200  # between these, one in so many documents
 # many entries for each document; a tag or a phrase that is frequent takes a few.
 _DEEP, _MAX_DEPTH = 16, 64
 _DEEP_SHARE = 100
+# Texts that are kept while they extend more than one node.
+_FOLLOWED_BYTES = 4 * 1024 * 1024
 _STARTS = 48  # places in a query from which the trie is tried
 _SMALLEST = 6  # postings that are intersected
 # Texts that are put into the trie together: twice as many share a quarter of the work.
@@ -309,7 +311,7 @@ class GramIndex:
 
     def _take_in(self) -> Turns:
         """Put some of the new documents into the trie."""
-        if len(self._new) > _MANY and len(self._in_trie) + len(self._new) > 2 * self._laid_out_for:
+        if len(self._new) > max(_MANY, len(self._in_trie), self._laid_out_for):
             yield from self._lay_out()
         come = dict(_first(self._new))
         self._in_trie.update(come)
@@ -468,27 +470,44 @@ class GramIndex:
                 yield
 
     def _extend(self, node: int) -> Turns:
-        """Give a node its children."""
-        if self._row_of.item(node):
-            return
+        """Give a node its children, and theirs to those of them that are too large."""
         string = self._string(node)
-        documents = list(self._postings.get(node))
-        if len(string) >= _DEEP:
-            if self._deep + len(documents) > _DEEP_SHARE * len(self._in_trie):
-                return
-            self._deep += len(documents)
-        pairs = []
-        for chunk in chunked(documents, _PER_TURN):
+        if not self._may_extend(node, len(string)):
+            return
+        parts: list[_Following] = []
+        size = 0
+        for chunk in chunked(list(self._postings.get(node)), _PER_TURN):
             # What is hidden will leave the posting, and then come back by the text that it has now.
             seen = [position for position in chunk if position not in self._hidden]
             if seen:
-                pairs.append(_following(string, self._texts.of(seen)))
+                parts.append(_following(string, self._texts.of(seen)))
+                size += len(parts[-1].data)
             yield
-        self._add_row(node)
-        for byte, members in grouped(np.concatenate(pairs)) if pairs else ():
-            child = self._add_node(node, byte, set_of(members))
-            if len(members) > self._bound and len(string) + 1 < _MAX_DEPTH:
-                self._overfull.append(child)
+        extended = [(node, len(string), parts)]
+        while extended:
+            node, depth, parts = extended.pop()
+            if not self._may_extend(node, depth):
+                continue
+            self._add_row(node)
+            if depth >= _DEEP:
+                self._deep += len(self._postings.get(node))
+            for byte, members in grouped(np.concatenate([part.pairs() for part in parts])) if parts else ():
+                child = self._add_node(node, byte, set_of(members))
+                if len(members) <= self._bound or depth + 1 == _MAX_DEPTH:
+                    continue
+                # A frequent word is a chain of nodes of the same documents, which are read once for all.
+                if size <= _FOLLOWED_BYTES:
+                    extended.append((child, depth + 1, [part.after(byte) for part in parts]))
+                else:
+                    self._overfull.append(child)
+            yield
+
+    def _may_extend(self, node: int, depth: int) -> bool:
+        """Whether a node that is too large, the string of which has this length, can be given children."""
+        if self._row_of.item(node):
+            return False
+        entries = len(self._postings.get(node))
+        return depth < _DEEP or self._deep + entries <= _DEEP_SHARE * len(self._in_trie)
 
     # Outside memory -----------------------------------------------------------
 
@@ -496,11 +515,6 @@ class GramIndex:
     def believed(self) -> BitMap:
         """The documents of which the trie is right."""
         return self._in_trie - self._stale
-
-    @property
-    def laid_out_for(self) -> int:
-        """The number of documents that the trie was last laid out for."""
-        return self._laid_out_for
 
     @property
     def deep(self) -> int:
@@ -586,13 +600,10 @@ class GramIndex:
         self._children[self._row_of[parents], self._column_of[letters]] = np.arange(first, end)
         self._postings.pack(nodes.ends, nodes.counts)
 
-    def begin(
-        self, believed: BitMap, laid_out_for: int, deep: int, read_block: Callable[[int], Block]
-    ) -> None:
+    def begin(self, believed: BitMap, deep: int, read_block: Callable[[int], Block]) -> None:
         """What is known of the trie that is `load`ed next, and what gives the blocks that were saved."""
         self._postings.read_with(read_block)
         self._in_trie = believed
-        self._laid_out_for = laid_out_for
         self._deep = deep
 
 
@@ -633,23 +644,46 @@ def _places(parts: list[_Part], occurring: list[int]) -> Iterator[NDArray[np.int
         yield np.concatenate(found)
 
 
-def _following(string: bytes, texts: list[tuple[int, bytes]]) -> Pairs:
-    """A pair (byte, document) for each place where that byte follows the string in the document's text."""
+@dataclass(slots=True, frozen=True)
+class _Following:
+    """What follows a string in some texts.
+
+    Attributes:
+        data: the texts, with a separator after each.
+        at: the place behind the string, for each time that it occurs.
+        of: the document there.
+    """
+
+    data: NDArray[np.uint8]
+    at: NDArray[np.int64]
+    of: NDArray[np.int64]
+
+    def pairs(self) -> Pairs:
+        """A pair (byte, document) for each byte that follows."""
+        byte = self.data[self.at]
+        inside = byte != SEPARATOR
+        pairs: Pairs = byte[inside].astype(np.int64) << PAIR_BITS | self.of[inside]
+        return pairs
+
+    def after(self, byte: int) -> _Following:
+        """What follows the string and this byte, which is not the separator."""
+        there = self.data[self.at] == byte
+        return _Following(self.data, self.at[there] + 1, self.of[there])
+
+
+def _following(string: bytes, texts: list[tuple[int, bytes]]) -> _Following:
     data = b"".join([text + _END for _, text in texts]) or _END
     places = []
     place = data.find(string)
     while place >= 0:
         places.append(place)
         place = data.find(string, place + 1)
-    ends = np.cumsum([len(text) + 1 for _, text in texts])
     at = np.array(places, np.int64)
-    byte = np.frombuffer(data, np.uint8)[at + len(string)]
-    inside = byte != SEPARATOR
+    ends = np.cumsum([len(text) + 1 for _, text in texts])
     of = np.array([position for position, _ in texts], np.int64)
-    pairs: Pairs = (
-        byte[inside].astype(np.int64) << PAIR_BITS | of[np.searchsorted(ends, at[inside], side="right")]
+    return _Following(
+        np.frombuffer(data, np.uint8), at + len(string), of[np.searchsorted(ends, at, side="right")]
     )
-    return pairs
 
 
 def _bound_for(documents: int) -> int:

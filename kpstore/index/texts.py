@@ -47,8 +47,9 @@ class KeptTexts:
 
     def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         """These documents, those of them that are there, and their texts."""
-        found = ((position, self._texts.get(position)) for position in positions)
-        return [(position, text) for position, text in found if text is not None]
+        page = self._texts.page
+        found = [(each, page(each >> PAGE_BITS, _NONE).get(each)) for each in positions]  # as below
+        return [(each, text) for each, text in found if text is not None]
 
     def containing(self, query: bytes, positions: Sequence[int]) -> list[int]:
         """Those of these documents whose text contains the query, in their order."""

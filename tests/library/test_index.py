@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from kpstore.index import (
     Facets,
     Frame,
     GramIndex,
+    KeptTexts,
     Pages,
     grams,
     packed,
@@ -189,6 +190,71 @@ def test_a_document_changed_while_it_is_taken_in_is_found_by_its_last_text() -> 
     assert list(answer(index.find(b"second"))) == [7]
     purge(index)
     check_postings(index, {one: b"second" if one == 7 else b"first" for one in range(50) if one != 8})
+
+
+class CountedTexts(KeptTexts):
+    """Texts that count how often one is read."""
+
+    read = 0
+
+    def of(self, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        """See `Texts`."""
+        found = super().of(positions)
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_frequent_word_is_read_once_for_all_of_its_nodes(
+    is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beginnings and all that they begin with; where texts are too large to be kept, once for each."""
+    word, texts = b"abcdefghijkl", CountedTexts()
+    index = GramIndex(1000, texts)
+    if not is_kept:
+        monkeypatch.setattr(grams, "_FOLLOWED_BYTES", 1000 * len(word + _END))
+    known = {position: word for position in range(1001)}
+    for position in known:
+        index.put(position, word)
+    finish(index)
+    nodes = len(word) * (len(word) + 1) // 2
+    assert index._nodes - 1 == nodes
+    assert texts.read == 1001 * (len(word) if is_kept else nodes)
+    check_postings(index, known)
+
+
+def test_what_changes_while_a_word_gets_its_nodes_is_found_as_it_is_now() -> None:
+    dice = random.Random(5)
+    for late in range(1, 60, 7):
+        index, texts = GramIndex(40), dict[int, bytes]()
+        for position in range(300):
+            texts[position] = b"abcdefgh " + prose(dice).encode()
+            index.put(position, texts[position])
+        for _ in range(late):
+            index.work(0)
+        for position in range(0, 300, 3):
+            texts[position] = b"ijkl abcd"
+            index.put(position, texts[position])
+        for position in range(1, 300, 3):
+            del texts[position]
+            index.remove(position)
+        finish(index)
+        purge(index)
+        check_postings(index, texts)
+
+
+def test_only_a_bulk_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is, most of all documents: where the trie has seen more of them, it knows how large a node gets."""
+    monkeypatch.setattr(grams, "_MANY", 100)
+    monkeypatch.setattr(grams, "_SAMPLE", 50)
+    index = GramIndex()
+    laid_out_for = []
+    for first, end in (0, 100), (100, 200), (200, 301), (301, 603), (603, 1800):
+        for position in range(first, end):
+            index.put(position, b"text")
+        finish(index)
+        laid_out_for.append(index._laid_out_for)
+    assert laid_out_for == [0, 0, 0, 603, 1800]
 
 
 def test_a_bulk_is_laid_out_first_and_found_exactly() -> None:
@@ -526,7 +592,7 @@ def test_documents_are_looked_through_where_the_fewest_contain_a_part_of_the_que
     finish(index)
     saved = list(index.save())
     again = GramIndex(200)
-    again.begin(index.believed, 0, 0, [one for one in saved if isinstance(one, bytes)].__getitem__)
+    again.begin(index.believed, 0, [one for one in saved if isinstance(one, bytes)].__getitem__)
     for one in saved:
         if isinstance(one, Nodes):
             again.load(one)

@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What matters at some thousand documents, at some hundred."""
     monkeypatch.setattr(search, "_WORTH_STORING", 300)
     monkeypatch.setattr(search, "_CHANGES_DUE", 100)
+    monkeypatch.setattr(search, "_MANY", 100)
     monkeypatch.setattr(stored_index, "TOGETHER_BYTES", 4096)
     monkeypatch.setattr(grams, "_BLOCK_BYTES", 2048)
     monkeypatch.setattr(grams, "_PER_FRAME", 100)
@@ -580,6 +581,23 @@ async def test_a_search_that_waits_is_answered_where_the_index_is_closed_under_i
         assert isinstance(one, (list, Exception))
 
 
+@pytest.mark.parametrize(("few", "is_first"), [(False, True), (True, False)])
+async def test_where_much_waits_texts_are_read_before_it_is_taken_in(
+    path: Path, few: bool, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked through again and again then; else, to read them can wait."""
+    await fill(path)
+    change(path, "UPDATE skills SET texts = texts")
+    monkeypatch.setattr(search, "_MANY", 400 if few else 399)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        index = search.SearchIndex("skills", is_stored=True)
+        while not index.is_current or index.backlog < 400:
+            index.work(db, 0.0)
+        while index.backlog == 400:
+            index.work(db, 0.0)
+        assert (index._texts.read_until is None) is is_first
+
+
 async def test_one_that_would_be_mostly_pending_is_not_stored(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -668,7 +686,8 @@ WRITER = """
     import test_sqlite_stored_index as tests
     from kpstore.backends.sqlite import search, stored_index
 
-    search._WORTH_STORING, search._CHANGES_DUE, stored_index.TOGETHER_BYTES = 300, 20, 2048
+    search._WORTH_STORING, search._CHANGES_DUE, search._MANY = 300, 20, 20
+    stored_index.TOGETHER_BYTES = 2048
 
     async def main():
         dice = random.Random({seed})

@@ -38,6 +38,8 @@ _AT_ONCE = 1000
 _PER_SLICE = 16  # rows, read and put into the index in 0.3 ms
 # Fewer documents are indexed in half a second.
 _WORTH_STORING = 2000
+# Documents that are waited for by nobody, and not stored before they are in the index.
+_MANY = 2000
 # It is stored again after so many changes, or one for four documents: those that the stored one
 # lacks are put in by the handle that begins with it, at 20 us each.
 _CHANGES_DUE = 2000
@@ -224,12 +226,20 @@ class SearchIndex:
                 else:
                     has_more = not self._apply_changes(db, _PER_SLICE)
                     if self._index is not None and not has_more:
-                        has_more = self._index.work(max(0.0, until - perf_counter()))
+                        has_more = self._work(self._index, until)
             except UnreadableError:
                 self._give_up_stored()
                 has_more = True
             if not has_more or perf_counter() >= until:
                 return has_more
+
+    def _work(self, index: DocumentIndex, until: float) -> bool:
+        """Go on with what the index put off; whether there is more."""
+        # To take in many documents is to look through many more, each of them time and again.
+        if index.pending > _MANY and self._texts.read_until is not None:
+            self._texts.read_on()
+            return True
+        return index.work(max(0.0, until - perf_counter()))
 
     def _forget(self) -> None:
         self._texts = _RowTexts(self._table, self._connection)
@@ -366,7 +376,7 @@ class SearchIndex:
             and index is not None
             and len(index) >= _WORTH_STORING
             and index.can_be_saved
-            and index.pending <= _CHANGES_DUE
+            and index.pending <= _MANY
         )
 
     def catch_up(self, db: sqlite3.Connection) -> None:
@@ -375,7 +385,7 @@ class SearchIndex:
             return
         try:
             while self.is_soon_there(db) and self._bring_on(db, perf_counter() + 0.1):
-                if self.is_current and self.backlog > _CHANGES_DUE:
+                if self.is_current and self.backlog > _MANY:
                     break  # it takes too long for somebody who waits
         except (TypeError, ValueError, OverflowError, sqlite3.Error):
             self._forget()

@@ -213,7 +213,7 @@ def test_a_frequent_word_is_read_once_for_all_of_its_nodes(
     index = GramIndex(1000, texts)
     if not is_kept:
         monkeypatch.setattr(grams, "_FOLLOWED_BYTES", 1000 * len(word + _END))
-    known = {position: word for position in range(1001)}
+    known = dict.fromkeys(range(1001), word)
     for position in known:
         index.put(position, word)
     finish(index)
@@ -244,7 +244,7 @@ def test_what_changes_while_a_word_gets_its_nodes_is_found_as_it_is_now() -> Non
 
 
 def test_only_a_bulk_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is, most of all documents: where the trie has seen more of them, it knows how large a node gets."""
+    """Most of all documents: where the trie has seen more of them, it knows how large a node gets."""
     monkeypatch.setattr(grams, "_MANY", 100)
     monkeypatch.setattr(grams, "_SAMPLE", 50)
     index = GramIndex()
@@ -598,6 +598,35 @@ def test_documents_are_looked_through_where_the_fewest_contain_a_part_of_the_que
             again.load(one)
     for either in (index, again):
         assert list(either._candidates(b"abcdefghz").documents) == [0, 1, 2, 3, 4]
+
+
+def documents_of(facets: Facets, names: Iterable[str]) -> list[list[int]]:
+    return [list(facets.having([name])) for name in names]
+
+
+def test_facets_that_come_while_an_index_is_saved_hide_none_that_were_there() -> None:
+    index = DocumentIndex()
+    index.put(1, Document("1", b"", 0.5, (), domain="there"), b"")
+    saving = index.save()
+    frames = [next(saving), next(saving)]
+    assert isinstance(frames[1], Documents)
+    for number in range(200):  # more than places for names: some come before those that were there
+        index.put(2 + number, Document("2", b"", 0.5, (), domain=f"later {number}"), b"")
+    again, _ = loaded([*frames, *saving])
+    assert documents_of(again._facets, ["dthere", "dlater 1"]) == [[1], []]
+
+
+def test_a_document_goes_from_all_its_facets_when_one_went_while_the_index_was_saved() -> None:
+    index = DocumentIndex()
+    for position in 1, 2:
+        index.put(position, Document("", b"", 0.5, (), type=f"type {position}", domain="both"), b"")
+    saving = index.save()
+    frames = [next(saving), next(saving)]
+    index.remove(1)
+    again, _ = loaded([*frames, *saving])
+    assert documents_of(again._facets, ["ttype 1", "dboth"]) == [[], [1, 2]]
+    again.remove(1)
+    assert documents_of(again._facets, ["ttype 1", "ttype 2", "dboth"]) == [[], [2], [2]]
 
 
 def test_what_reading_a_block_raises_is_told_to_whoever_needs_it(filled: DocumentIndex) -> None:

@@ -121,7 +121,7 @@ class _EqualType(type):
     __hash__ = type.__hash__
 
 
-class _OfEqualType(metaclass=_EqualType):
+class OfEqualType(metaclass=_EqualType):
     """An object of it."""
 
 
@@ -246,7 +246,7 @@ _SCALARS: dict[str, Callable[[], Any]] = {
     "a pretended int": lambda: _pretender(int),
     "a pretended float": lambda: _pretender(float),
     "an evil object": _EvilObject,
-    "an object whose type equals every other": _OfEqualType,
+    "an object whose type equals every other": OfEqualType,
     "an object": object,
     "a type": lambda: int,
     "a function": lambda: print,
@@ -327,8 +327,8 @@ _CONTAINERS: dict[str, Callable[[], Any]] = {
     "an evil object of keys": lambda: _EvilDict(a=1),
     "an evil set": lambda: _EvilSet({"read"}),
     "an evil list in a list": lambda: [_EvilList(["a"])],
-    "an object in a list whose type equals every other": lambda: [_OfEqualType()],
-    "an object as a key whose type equals every other": lambda: {_OfEqualType(): 1},
+    "an object in a list whose type equals every other": lambda: [OfEqualType()],
+    "an object as a key whose type equals every other": lambda: {OfEqualType(): 1},
     "a pretended list": lambda: _pretender(list),
     "a pretended object of keys": lambda: _pretender(dict),
     "a deque": lambda: deque(["a"]),

@@ -20,7 +20,7 @@ import pytest
 from kpstore_conformance import dataset
 
 from kpstore import AllStores, Settings, StoredSkill, create_store
-from kpstore.backends.sqlite import search, stored_index
+from kpstore.backends.sqlite import database, search, stored_index
 from kpstore.backends.sqlite.stored_index import StoredIndex, UnreadableError, sweep
 from kpstore.index import DocumentIndex, grams
 from kpstore.index.postings import Postings
@@ -83,6 +83,11 @@ def change(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute(statement)
         db.commit()
+
+
+def stored_generation(path: Path) -> int:
+    found: int = rows(path, "SELECT MAX(generation) FROM search_indexes")[0][0]
+    return found
 
 
 def stored(path: Path) -> list[tuple[int, int]]:
@@ -458,6 +463,28 @@ async def test_a_handle_that_closes_stores_what_it_has_not_looked_at_yet(
         async with opened(path) as other:
             await other.skills.create_many([skill(n, "other") for n in range(changes)])
         assert any(True for _ in index.store_last(searcher)) == is_stored
+
+
+@pytest.mark.parametrize(("changes", "is_stored"), [(18, False), (19, True)])
+async def test_a_handle_that_closes_stores_a_large_index_after_many_changes(
+    path: Path, changes: int, is_stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for twenty documents: who waits for it to close would wait for all of them."""
+    await fill(path, 380)
+    before = stored_generation(path)
+    monkeypatch.setattr(search, "_CHANGES_DUE", 1)
+    async with opened(path) as stores:
+        await stores.skills.create_many([skill(380 + number) for number in range(changes)])
+        await stores.skills.search(query="text")
+        await quiet(stores)
+    assert (stored_generation(path) > before) == is_stored
+
+
+def test_a_last_index_is_stored_without_a_wait_for_the_disk_at_each_commit(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = FULL")
+        database._store_indexes(db, [])
+        assert db.execute("PRAGMA synchronous").fetchone() == (1,)  # NORMAL, which loses nothing before
 
 
 async def test_documents_with_many_tags_are_put_in_again_some_at_a_time(path: Path) -> None:

@@ -541,7 +541,8 @@ def _erase(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
 
 def _store_indexes(db: sqlite3.Connection, indexes: list[SearchIndex]) -> None:
     """Leave the indexes to handles to come."""
-
+    # They can be built again, and need not be on disk with each commit, as what was acknowledged is.
+    db.execute("PRAGMA synchronous = NORMAL")
     with suppress(sqlite3.Error, UnreadableError):  # a full disk, say: they can be built again
         for index in indexes:
             for transaction in index.store_last(db):

@@ -40,10 +40,12 @@ _PER_SLICE = 16  # rows, read and put into the index in 0.3 ms
 _WORTH_STORING = 2000
 # Documents that are waited for by nobody, and not stored before they are in the index.
 _MANY = 2000
-# It is stored again after so many changes, or one for four documents: those that the stored one
-# lacks are put in by the handle that begins with it, at 20 us each.
+# It is stored again after so many changes, or one for so many documents: those that the stored one
+# lacks are put in by the handle that begins with it, at 20 us each. To store all of a million takes half
+# a minute, and so a handle that closes leaves more of them to the next one than it could.
 _CHANGES_DUE = 2000
-_MOST_CHANGES_DUE = 100_000
+_DOCUMENTS_A_CHANGE, _MOST_CHANGES_DUE = 4, 100_000
+_DOCUMENTS_A_LAST_CHANGE = 20
 
 
 def create_changes(db: sqlite3.Connection) -> None:
@@ -335,9 +337,8 @@ class SearchIndex:
 
     def begin_storing(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
         """What stores it, if it is time to: see `storing`. As long as that goes on, `work` has to wait."""
-        changes = 0 if self._index is None else len(self._index) // 4
         if (
-            self._is_due(db, min(max(_CHANGES_DUE, changes), _MOST_CHANGES_DUE))
+            self._is_due(db, min(self._changes_due(_DOCUMENTS_A_CHANGE), _MOST_CHANGES_DUE))
             and self._is_worth_storing
             and not StoredIndex.is_being_written(db, self._table)
         ):
@@ -345,10 +346,15 @@ class SearchIndex:
 
     def store_last(self, db: sqlite3.Connection) -> Iterator[Transaction | None]:
         """What stores it before it is let go of, if that is worth it."""
-        if self._is_whole and self._is_due(db, _CHANGES_DUE):
+        changes = self._changes_due(_DOCUMENTS_A_LAST_CHANGE)
+        if self._is_whole and self._is_due(db, changes):
             self.catch_up(db)
-            if self._is_due(db, _CHANGES_DUE) and self._is_worth_storing:
+            if self._is_due(db, changes) and self._is_worth_storing:
                 yield from self._storing()
+
+    def _changes_due(self, documents: int) -> int:
+        """How many changes the stored one may lack: one for so many documents, or a few."""
+        return max(_CHANGES_DUE, 0 if self._index is None else len(self._index) // documents)
 
     def _storing(self) -> Iterator[Transaction | None]:
         assert self._index is not None

@@ -166,10 +166,12 @@ class _EndlessIndex:
     is_far_off = False
     backlog = 0
     worked = 0
+    seconds = 0.0  # that it got the last time
     is_over = False
 
     def work(self, db: sqlite3.Connection, seconds: float) -> bool:
         self.worked += 1
+        self.seconds = seconds
         return not self.is_over
 
     def begin_storing(self, db: sqlite3.Connection) -> Iterator[None]:
@@ -225,6 +227,20 @@ async def test_the_index_goes_before_writers_where_it_falls_behind_or_is_waited_
     monkeypatch.setattr(store._database, "written", written)
     await store._give_way()
     assert count == waited
+
+
+@pytest.mark.parametrize(
+    ("backlog", "seconds"),
+    [(0, 0.0003), (documents._HASTE - 1, 0.0003), (documents._HASTE, 0.001), (100_000, 0.001)],
+)
+async def test_the_index_works_longer_at_a_time_where_it_falls_behind(
+    stores: AllStores, backlog: int, seconds: float
+) -> None:
+    store: Any = stores.skills
+    index = store._index = _EndlessIndex()
+    index.backlog = backlog
+    await store._work()
+    assert index.seconds == seconds
 
 
 async def test_a_search_that_waits_for_the_index_goes_before_writers(stores: AllStores) -> None:

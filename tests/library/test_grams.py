@@ -88,6 +88,10 @@ def test_frames_and_blocks_hold_many_nodes(monkeypatch: pytest.MonkeyPatch) -> N
     lengths, counts, _ = saved(index)
     assert counts == filling(total, grams._PER_BLOCK)
     assert lengths == filling(total, 1024)
+    monkeypatch.setattr(grams, "_PER_BLOCK", 7)
+    monkeypatch.setattr(grams, "_PER_FRAME", 20)
+    assert saved(index)[0] == filling(total, 21)
+    monkeypatch.setattr(grams, "_PER_FRAME", 1024)
     monkeypatch.setattr(grams, "_BLOCK_BYTES", 1)
     lengths, counts, _ = saved(index)
     assert counts == [1] * total
@@ -159,3 +163,114 @@ def test_a_query_gives_others_a_turn_for_every_256_documents(count: int) -> None
     turns, found = found_in(index.find(b"some text"))
     assert found == set(range(count))
     assert turns == count // 256
+
+
+def test_a_query_hears_of_changes_when_another_one_has_ended() -> None:
+    index = GramIndex(10_000)
+    for position in range(1000):
+        index.put(position, b"some text")
+    index.work(60.0)
+    first, second = index.find(b"some text"), index.find(b"text")
+    next(first)
+    next(second)
+    assert found_in(first)[1] == set(range(1000))
+    index.put(0, b"another")  # at which the second one has looked
+    assert found_in(second)[1] == set(range(1, 1000))
+    assert not index._watchers
+
+
+@pytest.mark.parametrize("texts", [KeptTexts, Forgotten])
+def test_work_says_that_there_is_more_as_long_as_there_is(
+    texts: type[KeptTexts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grams, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(grams, "_FEWEST_UNKNOWN", 1)
+    index = GramIndex(4, texts())
+    for position in range(1000):
+        index.put(position, b"some text %d" % position)
+    while index.work(0):
+        pass
+    assert index.pending == 0
+    for position in range(1000):
+        index.remove(position)
+    while index.work(0):
+        pass
+    assert index.pending == 0
+    assert not index._stale
+
+
+# Which nodes there are ----------------------------------------------------------
+
+
+def nodes_of(index: GramIndex) -> tuple[set[bytes], dict[bytes, int]]:
+    """The strings that have nodes, and those that are extended with the size of their postings."""
+    nodes = range(1, index._nodes)
+    sizes = {index._string(node): len(index._postings.get(node)) for node in nodes if index._row_of[node]}
+    return {index._string(node) for node in nodes}, sizes
+
+
+def parts_of(word: bytes, longest: int) -> set[bytes]:
+    ends = range(1, longest + 1)
+    return {word[at : at + length] for at in range(len(word)) for length in ends if at + length <= len(word)}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_has_a_larger_posting_than_the_bound_is_extended_and_nothing_else(at_once: bool) -> None:
+    words = [b"uvw"] * 51 + [b"xyz"] * 50 + [b"kl"] * 50 + [b"km"] * 10
+    index = GramIndex(50)
+    for position, word in enumerate(words):
+        index.put(position, word)
+        if not at_once:
+            index.work(60.0)
+    index.work(60.0)
+    nodes, extended = nodes_of(index)
+    assert extended == dict.fromkeys(parts_of(b"uvw", 3), 51) | {b"k": 60}
+    assert nodes == extended.keys() | {b"x", b"y", b"z", b"l", b"m", b"kl", b"km"}
+
+
+def test_no_string_is_longer_than_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_MAX_DEPTH", 5)
+    index = GramIndex(50)
+    for position in range(60):
+        index.put(position, b"abcdefgh")
+    index.work(60.0)
+    for position in range(60, 70):  # to nodes that are there
+        index.put(position, b"abcdefgh")
+    index.work(60.0)
+    nodes, extended = nodes_of(index)
+    assert nodes == parts_of(b"abcdefgh", 5)
+    assert extended.keys() == parts_of(b"abcdefgh", 4)
+
+
+@pytest.mark.parametrize("share", [3.0, 0.5])
+def test_long_strings_are_extended_as_long_as_their_postings_have_room(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grams, "_DEEP", 2)
+    monkeypatch.setattr(grams, "_DEEP_SHARE", share)
+    index = GramIndex(50)
+    for position in range(165):
+        index.put(position, b"ab" if position < 55 else b"ac")
+    index.work(60.0)
+    _, extended = nodes_of(index)
+    short = {b"a": 165, b"b": 55, b"c": 110}
+    assert extended == short | ({b"ab": 55, b"ac": 110} if share > 1 else {b"ab": 55})
+    assert index.deep == (165 if share > 1 else 55)
+
+
+def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_ROWS", 4)
+    monkeypatch.setattr(grams, "_NODES", 4)
+    index = filled(500, 4)
+    index.work(60.0)
+    blocks, frames = [], []
+    for one in index.save():
+        if isinstance(one, bytes):
+            blocks.append(one)
+        else:
+            frames.append(one)
+    again = GramIndex(4)
+    again.begin(index.believed, index.deep, blocks.__getitem__)
+    for frame in frames:
+        again.load(frame)
+    assert nodes_of(again) == nodes_of(index)

@@ -120,7 +120,63 @@ async def test_rows_that_went_behind_the_triggers_are_no_ghosts(
         db.execute("DROP TRIGGER skills_delete_is_noted")
         db.execute("DELETE FROM skills WHERE id = 'a'")
         db.commit()
-    assert await names(stores) == ["b"]
+    found = await stores.skills.search()
+    assert ([one.id for one in found.data], found.total) == (["b"], 1)
+
+
+async def test_an_index_that_is_ahead_of_the_file_is_not_believed(
+    stores: AllStores, settings: Settings
+) -> None:
+    """Somebody has put an older copy in its place."""
+    await stores.skills.create_many([skill("a"), skill("b"), skill("c")])
+    await indexed(stores)
+    with closing(sqlite3.connect(settings.sqlite_path)) as db:
+        db.execute("DROP TRIGGER skills_update_is_noted")
+        db.execute("UPDATE skills SET texts = CAST('older' AS BLOB) WHERE id = 'b'")
+        db.execute("DELETE FROM document_changes WHERE number > 1")
+        db.commit()
+    assert await names(stores, query="n") == ["a", "c"]
+
+
+async def test_the_index_of_units_knows_their_types(stores: AllStores) -> None:
+    units = list(dataset.units(50))
+    await stores.knowledge.create_many(units)
+    for _ in range(200):
+        await stores.knowledge.search(query="e")
+        if index_of(stores, "knowledge")._is_whole:
+            break
+        await asyncio.sleep(0.01)
+    stores.knowledge._search_rows = None  # type: ignore[attr-defined]  # which nothing calls any more
+    types = {unit.unit["@type"] for unit in units}
+    assert len(types) == 3
+    for type in types:
+        expected = {unit.id for unit in units if unit.unit["@type"] == type}
+        found = await stores.knowledge.search(types=[type], limit=50)
+        assert {one.id for one in found.data} == expected
+
+
+def test_texts_of_rows_are_found_before_and_after_they_have_been_read() -> None:
+    kept = {position: b"text %d of all" % position for position in range(1, 401)}
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE TABLE skills (position INTEGER PRIMARY KEY, texts BLOB)")
+        db.executemany("INSERT INTO skills VALUES (?, ?)", kept.items())
+        texts = search._RowTexts("skills", lambda: db)
+        texts.read_until = -1
+        slices = 0
+        while True:
+            for positions in [1], [2, 17, 400, 401], list(kept):
+                known = [(position, kept[position]) for position in positions if position in kept]
+                assert sorted(texts.of(positions)) == known
+                assert sorted(texts.containing(b"7 of", positions)) == [
+                    position for position, text in known if b"7 of" in text
+                ]
+            if texts.read_until is None:
+                break
+            texts.read_on()
+            slices += 1
+        assert slices == 400 // search._PER_SLICE + 1  # the last one is empty
+        db.execute("DELETE FROM skills")
+        assert sorted(texts.of(list(kept))) == list(kept.items())
 
 
 async def test_a_row_that_cannot_be_read_concerns_only_those_who_find_it(

@@ -480,6 +480,22 @@ async def test_a_handle_that_closes_stores_a_large_index_after_many_changes(
     assert (stored_generation(path) > before) == is_stored
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_an_index_is_stored_before_the_changes_since_are_forgotten(
+    path: Path, searcher: sqlite3.Connection, is_seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few of them are of its own documents: half of those that are kept."""
+    index = lacking(searcher)
+    finish(index, searcher)
+    monkeypatch.setattr(search, "_KEPT", 60)
+    for count, is_due in (0, False), (29, False), (1, True):
+        for _ in range(count):
+            change(path, "INSERT INTO document_changes (kind, position) VALUES ('knowledge_units', 1)")
+        if is_seen:
+            finish(index, searcher)
+        assert index._is_due(searcher, 1000) == is_due
+
+
 def test_a_last_index_is_stored_without_a_wait_for_the_disk_at_each_commit(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = FULL")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -313,6 +313,19 @@ def finish(index: search.SearchIndex, db: sqlite3.Connection) -> None:
         pass
 
 
+def puts(index: search.SearchIndex) -> list[int]:
+    """The positions of the rows that are put into the index from now on."""
+    found: list[int] = []
+    put = index._put
+
+    def putting(db: sqlite3.Connection, row: Sequence[Any]) -> None:
+        found.append(row[0])
+        put(db, row)
+
+    index._put = putting  # type: ignore[method-assign]
+    return found
+
+
 def count(index: search.SearchIndex, db: sqlite3.Connection, text: str) -> int | None:
     """How many a search finds, if the index knows."""
     found = index.search(db, DocumentQuery(text=text), 0, 10)
@@ -488,7 +501,7 @@ async def test_an_index_is_stored_before_the_changes_since_are_forgotten(
     index = lacking(searcher)
     finish(index, searcher)
     monkeypatch.setattr(search, "_KEPT", 60)
-    for count, is_due in (0, False), (29, False), (1, True):
+    for count, is_due in (0, False), (29, False), (1, True), (5, True):
         for _ in range(count):
             change(path, "INSERT INTO document_changes (kind, position) VALUES ('knowledge_units', 1)")
         if is_seen:
@@ -511,11 +524,13 @@ async def test_documents_with_many_tags_are_put_in_again_some_at_a_time(path: Pa
         await quiet(stores)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         index = search.SearchIndex("skills", is_stored=True)
+        put = puts(index)
         left = []
         while not index.is_current:
             index.work(db, 0.0)
             left.append(len(index._again))
         assert left[-4:] == [40, 24, 8, 0]
+        assert sorted(put) == list(range(1, 41))
         assert index.search(db, DocumentQuery(tags=frozenset({"many 7"})), 0, 0) == ([], 40)
 
 
@@ -659,6 +674,32 @@ async def test_one_that_would_be_mostly_pending_is_not_stored(
         while index.work(db, 1.0):
             pass
         assert next(index.store_last(db), None) is not None
+
+
+@pytest.mark.parametrize(("documents", "is_stored"), [(299, False), (300, True)])
+async def test_what_is_built_as_fast_as_it_is_loaded_is_not_stored(
+    path: Path, documents: int, is_stored: bool
+) -> None:
+    await fill(path, documents)
+    change(path, "DELETE FROM search_indexes")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        index = search.SearchIndex("skills", is_stored=True)
+        finish(index, db)
+        assert any(True for _ in index.begin_storing(db)) == is_stored
+
+
+async def test_each_row_is_read_once(path: Path) -> None:
+    """To build the index, or to have all texts in memory."""
+    await fill(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        index = search.SearchIndex("skills", is_stored=False)
+        put = puts(index)
+        finish(index, db)
+        assert put == list(range(1, 401))
+        index = search.SearchIndex("skills", is_stored=True)
+        finish(index, db)
+        assert index._texts.read_until is None
+        assert [position for position, _ in index._texts.of(put)] == put
 
 
 async def test_small_stores_and_those_in_memory_store_none(path: Path) -> None:

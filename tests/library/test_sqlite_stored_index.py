@@ -762,6 +762,58 @@ def test_the_last_one_of_each_table_is_kept(db: sqlite3.Connection) -> None:
     assert kept == [b"%d %d" % (seen, number) for seen in (2, 3) for number in range(5)]
 
 
+def test_one_that_is_being_written_outlives_a_newer_one(db: sqlite3.Connection) -> None:
+    """Whose handle was faster; that of a single frame does not."""
+    whole, slow, fast = (StoredIndex.begin(db, "skills", seen) for seen in (1, 2, 3))
+    whole.write(db, [(0, b"whole")])
+    whole.finish(db, "skills", 1)
+    slow.write(db, [(0, b"slow")])
+    fast.finish(db, "skills", 1)
+    left = [generation for (generation,) in db.execute("SELECT generation FROM search_indexes")]
+    assert left == [slow.generation, fast.generation]
+    slow.write(db, [(1, b"slow")])
+    slow.finish(db, "skills", 2)  # older, and whole: the newer one is the last all the same
+    found = StoredIndex.last(db, "skills")
+    assert found is not None
+    assert found.generation == fast.generation
+
+
+@pytest.mark.parametrize("gone", [(2,), (3,), (2, 3), (2, 3, 4)])
+def test_whatever_piece_belongs_to_no_index_is_removed(db: sqlite3.Connection, gone: tuple[int, ...]) -> None:
+    """Be it the first and only one of its generation, and beside those of others."""
+    for generation in range(1, 5):
+        one = StoredIndex.begin(db, "skills", generation)
+        one.write(db, [(0, b"%d" % generation)])
+    for generation in gone:
+        db.execute("DELETE FROM search_indexes WHERE generation = ?", (generation,))
+    while sweep(db):
+        pass
+    kept = [int(data) for (data,) in db.execute("SELECT data FROM search_index_pieces ORDER BY piece")]
+    assert kept == [generation for generation in range(1, 5) if generation not in gone]
+
+
+def test_pieces_are_written_together_up_to_a_size(db: sqlite3.Connection) -> None:
+    """And others have their turn for each that only waits to be written."""
+    blocks = [bytes(500 + 7 * number % 300) for number in range(200)]
+    written: list[int] = []
+    turns = 0
+    for transaction in stored_index.storing("skills", 1, blocks):
+        if transaction is None:
+            turns += 1
+        elif not isinstance(transaction, partial):
+            transaction(db)  # it begins, or, in the end, has nothing to remove
+        elif "pieces" in transaction.keywords:
+            pieces = transaction.keywords["pieces"]
+            assert [data for _, data in pieces] == blocks[sum(written) :][: len(pieces)]
+            written.append(len(pieces))
+            size = sum(len(data) for _, data in pieces)
+            last = len(pieces[-1][1])
+            assert size - last < stored_index.TOGETHER_BYTES  # 4,096
+            assert size >= stored_index.TOGETHER_BYTES or sum(written) == len(blocks)
+    assert sum(written) == len(blocks)
+    assert turns == len(blocks) - len(written) + 1
+
+
 # --- kills ---------------------------------------------------------------------------------------
 
 WRITER = """

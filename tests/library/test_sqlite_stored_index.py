@@ -247,6 +247,7 @@ async def test_nothing_of_what_was_deleted_is_in_it_after_close(
         "UPDATE search_index_pieces SET data = zeroblob(length(data))"
         " WHERE piece = (SELECT MAX(piece) FROM search_index_pieces)",
         "UPDATE search_indexes SET seen = seen - 50",
+        "UPDATE search_indexes SET seen = seen + 1000",
         "UPDATE search_indexes SET pieces = 0",
     ],
 )
@@ -452,6 +453,38 @@ async def test_an_index_that_cannot_be_completed_is_not_built_anew_in_order_to_c
     index.catch_up(searcher)
     assert not index.is_current
     assert list(index.store_last(searcher)) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE skills SET quality = 'text' WHERE position = 7",
+        "UPDATE skills SET texts = CAST('text' AS TEXT) WHERE position = 7",
+        "UPDATE skills SET position = 1 << 33 WHERE position = 7",
+        "DROP TABLE document_changes",
+    ],
+)
+async def test_an_index_of_what_cannot_be_read_is_given_up_in_order_to_close(
+    searcher: sqlite3.Connection, damage: str
+) -> None:
+    index = lacking(searcher)
+    finish(index, searcher)
+    assert index.is_kept
+    searcher.execute(damage)
+    index.catch_up(searcher)
+    assert not index.is_kept
+
+
+async def test_an_index_that_has_seen_the_change_before_the_oldest_noted_one_lacks_none(
+    path: Path, searcher: sqlite3.Connection
+) -> None:
+    index = lacking(searcher)
+    finish(index, searcher)
+    never_read_rows(index)
+    change(path, "UPDATE skills SET texts = texts WHERE position < 5")
+    change(path, f"DELETE FROM document_changes WHERE number <= {index._seen}")
+    assert count(index, searcher, "text") == count_rows(searcher, "text")
+    assert index.is_kept
 
 
 async def test_what_another_handle_stores_is_no_help_to_an_index_that_is_built_from_the_rows(
@@ -697,7 +730,9 @@ async def test_each_row_is_read_once(path: Path) -> None:
         finish(index, db)
         assert put == list(range(1, 401))
         index = search.SearchIndex("skills", is_stored=True)
-        finish(index, db)
+        assert not index.is_kept
+        while index.work(db, 0.0):
+            assert index.is_kept
         assert index._texts.read_until is None
         assert [position for position, _ in index._texts.of(put)] == put
 

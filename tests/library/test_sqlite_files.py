@@ -69,8 +69,11 @@ def modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 
 async def test_what_is_made_is_its_owners_alone_from_the_start(tmp_path: Path, modes: dict[str, int]) -> None:
-    await make(tmp_path / "outer" / "inner" / "test.db")
+    path = tmp_path / "outer" / "inner" / "test.db"
+    await make(path)
     assert modes == {"outer": 0o700, "inner": 0o700, "file": 0o600}
+    left = [stat.S_IMODE(one.stat().st_mode) for one in (path.parent.parent, path.parent, path)]
+    assert left == [0o700, 0o700, 0o600]
 
 
 async def test_another_process_may_make_the_folder_at_the_same_time(

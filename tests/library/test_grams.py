@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pyroaring import BitMap
 
-from kpstore.index import GramIndex, KeptTexts, grams
+from kpstore.index import Block, GramIndex, KeptTexts, grams
+from kpstore.index.frames import Nodes
 
 WORDS = ("alpha", "beta", "gamma", "the", "of", "in", "index")
 
@@ -59,17 +60,22 @@ def test_many_documents_are_taken_in_together() -> None:
     assert 100 < steps < 1500  # one by one it would be ten for each
 
 
-def saved(index: GramIndex) -> tuple[list[int], list[int], list[int]]:
-    """How many nodes each frame has, and each block, and how many bytes that one has."""
-    blocks, frames = [], []
+def parts_saved(index: GramIndex) -> tuple[list[Nodes], list[Block]]:
+    frames, blocks = [], []
     for one in index.save():
         if isinstance(one, bytes):
-            blocks.append(len(one))
+            blocks.append(one)
         else:
             frames.append(one)
+    return frames, blocks
+
+
+def saved(index: GramIndex) -> tuple[list[int], list[int], list[int]]:
+    """How many nodes each frame has, and each block, and how many bytes that one has."""
+    frames, blocks = parts_saved(index)
     counts = np.concatenate([np.frombuffer(frame.counts, np.uint32) for frame in frames]).tolist()
     assert len(counts) == len(blocks)
-    return [len(frame.letters) for frame in frames], counts, blocks
+    return [len(frame.letters) for frame in frames], counts, list(map(len, blocks))
 
 
 def test_frames_and_blocks_hold_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,12 +291,7 @@ def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(grams, "_NODES", 4)
     index = filled(500, 4)
     index.work(60.0)
-    blocks, frames = [], []
-    for one in index.save():
-        if isinstance(one, bytes):
-            blocks.append(one)
-        else:
-            frames.append(one)
+    frames, blocks = parts_saved(index)
     again = GramIndex(4)
     again.begin(index.believed, index.deep, blocks.__getitem__)
     for frame in frames:

@@ -139,19 +139,20 @@ async def test_an_index_that_is_ahead_of_the_file_is_not_believed(
 
 
 async def test_the_index_of_units_knows_their_types(stores: AllStores) -> None:
+    store: Any = stores.knowledge
     units = list(dataset.units(50))
-    await stores.knowledge.create_many(units)
+    await store.create_many(units)
     for _ in range(200):
-        await stores.knowledge.search(query="e")
-        if index_of(stores, "knowledge")._is_whole:
+        await store.search(query="e")
+        if store._index._is_whole:
             break
         await asyncio.sleep(0.01)
-    stores.knowledge._search_rows = None  # type: ignore[attr-defined]  # which nothing calls any more
+    store._search_rows = None  # which nothing calls any more
     types = {unit.unit["@type"] for unit in units}
     assert len(types) == 3
     for type in types:
         expected = {unit.id for unit in units if unit.unit["@type"] == type}
-        found = await stores.knowledge.search(types=[type], limit=50)
+        found = await store.search(types=[type], limit=50)
         assert {one.id for one in found.data} == expected
 
 

@@ -314,8 +314,8 @@ def finish(index: search.SearchIndex, db: sqlite3.Connection) -> None:
         pass
 
 
-def puts(index: search.SearchIndex) -> list[int]:
-    """The positions of the rows that are put into the index from now on."""
+def puts(index: Any) -> list[int]:
+    """The positions of the rows that are put into a `SearchIndex` from now on."""
     found: list[int] = []
     put = index._put
 
@@ -323,7 +323,7 @@ def puts(index: search.SearchIndex) -> list[int]:
         found.append(row[0])
         put(db, row)
 
-    index._put = putting  # type: ignore[method-assign]
+    index._put = putting
     return found
 
 

@@ -242,6 +242,30 @@ def test_what_changes_while_a_word_gets_its_nodes_is_found_as_it_is_now() -> Non
         check_postings(index, texts)
 
 
+def test_what_changes_twice_while_a_word_gets_its_nodes_leaves_nothing_behind() -> None:
+    """The nodes made meanwhile know nothing of the text in between, which nobody would take out of them."""
+    met = 0
+    for late in range(1, 40):
+        index = GramIndex(40)
+        texts = {position: b"abcdefgh %d" % (position % 7) for position in range(300)}
+        for position, text in texts.items():
+            index.put(position, text)
+        for _ in range(late):
+            index.work(0)
+        for position in range(0, 300, 3):
+            index.put(position, b"abcdXYZ")
+        before = index._rows
+        for _ in range(20):
+            index.work(0)
+        met += index._rows > before and len(index._old) == 100
+        for position in range(0, 300, 3):
+            texts[position] = b"other"
+            index.put(position, texts[position])
+        purge(index)
+        check_postings(index, texts)
+    assert met > 3
+
+
 def test_only_a_bulk_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of all documents: where the trie has seen more of them, it knows how large a node gets."""
     monkeypatch.setattr(grams, "_MANY", 100)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-FORMAT = f"3 {sys.byteorder}"
+FORMAT = f"4 {sys.byteorder}"
 """Of frames; others are not read. An index is derived data, and is built again where it cannot be read."""
 
 
@@ -55,6 +55,7 @@ class Nodes(msgspec.Struct, frozen=True, array_like=True, tag=2):
         parents: of `int32`.
         letters: of `uint8`, by which each extends its parent's string.
         extended: of `bool`, whether all strings that extend a node's have nodes.
+        sought: of `bool`, whether a node's string is one that is extended sooner.
         ends: of `uint32`, where each one's posting ends in its block.
         counts: of `uint32`, how many of them have their postings in the next block, in the one after it, ...
     """
@@ -62,6 +63,7 @@ class Nodes(msgspec.Struct, frozen=True, array_like=True, tag=2):
     parents: bytes
     letters: bytes
     extended: bytes
+    sought: bytes
     ends: bytes
     counts: bytes
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,16 @@ from kpstore.index.texts import KeptTexts, Texts
 SEPARATOR = 0xFF
 """The byte between two texts of one document. No UTF-8 has it, so no query matches across it."""
 
-# A posting of more documents than this is extended. Looking one document through takes 0.2 us, so
-# that the dearest query costs 0.1 to 0.5 ms; a lower bound makes the trie deeper and larger.
-_FEWEST, _MOST = 256, 2000
-_SHARE = 200  # between these, one in so many documents
+# A posting of more documents than this is extended: one in so many documents, but at least the first number
+# and at most the second. Looking one through takes 0.2 us, and 0.9 where texts are in no cache, as those of a
+# million: the dearest query costs 0.1 to 4 ms. Lower bounds make the trie deeper and larger.
+_FEWEST = 256
+_SHARE, _MOST = 200, 5000
+# The same of strings that are sought: those of less than three characters, and beginnings of words. They are
+# one in fourteen of all that are known, and so most queries cost 0.7 ms at most.
+_SOUGHT_SHARE, _MOST_SOUGHT = 1250, 800
+_CHARACTERS = 3
+_WORD_BYTES = 16
 # Texts alike by the thousand (a boilerplate) would extend the trie by every one of their substrings: strings
 # longer than the first number are extended only as long as all such postings together have no more than so
 # many entries for each document; a tag or a phrase that is frequent takes a few.
@@ -79,6 +85,21 @@ _PER_BLOCK, _BLOCK_BYTES = 512, 16 * 1024
 # A frame of nodes, and those of the last block besides: 40 kB, 0.3 ms to be read.
 _PER_FRAME = 4096
 _END = bytes((SEPARATOR,))
+# Words begin with bytes of letters or digits, after others. Characters of three bytes and more begin one each,
+# as most of them belong to scripts that do not separate words; but for those from U+2000 on, which are signs.
+_BETWEEN, _IN_WORD, _ALONE = range(3)
+_LETTERS = bytes(byte for byte in range(0xFF) if byte >= 0x80 or chr(byte).isalnum())
+_KINDS = np.array(
+    [
+        _BETWEEN if byte not in _LETTERS else _IN_WORD if byte < 0xE0 or byte == 0xE2 else _ALONE
+        for byte in range(256)
+    ],
+    np.uint8,
+)
+_OF_WORDS = _LETTERS + b"-'_."  # and go on with these: broadsheet-style, interface's, package.json
+_BEGINNING_SHARE = 4
+_WITHIN_CHARACTER = bytes(range(0x80, 0xC0))
+
 
 Turns: TypeAlias = Generator[None, None, None]
 """Work in steps of less than a millisecond: between any two of them, others may have their turn."""
@@ -104,7 +125,7 @@ class GramIndex:
     """
 
     def __init__(self, bound: int | None = None, texts: Texts | None = None) -> None:
-        self._fixed_bound = bound
+        self._fixed_bounds = None if bound is None else _Bounds(bound, bound)
         self._texts = KeptTexts() if texts is None else texts
         self._in_trie = BitMap()
         self._stale = BitMap()  # of these
@@ -122,6 +143,7 @@ class GramIndex:
         self._nodes = 1
         self._parent: Ints = np.zeros(1, np.int32)
         self._letter: NDArray[np.uint8] = np.zeros(1, np.uint8)  # by which it extends its parent's string
+        self._is_sought: NDArray[np.bool_] = np.zeros(1, np.bool_)
         self._postings = Postings()
         # Of each node that is extended, its row in the table of children; 0 of the others.
         self._row_of: Ints = np.zeros(1, np.int32)
@@ -344,6 +366,7 @@ class GramIndex:
         for byte in occurring:
             self._column(byte)
         column = self._column_of[data]
+        begins = _begins_word(data)
         yield
         for places in _places(parts, occurring):
             yield
@@ -356,7 +379,8 @@ class GramIndex:
                 node = self._children[row, column[at]]
                 missing = node == 0
                 if adds and missing.any():
-                    self._add_missing(row[missing], data[at[missing]])
+                    new = at[missing]
+                    self._add_missing(row[missing], data[new], begins[new - (depth - 1)])
                     node = self._children[row, column[at]]
                 yield
                 yield from self._post(node, documents[at], adds=adds, is_deepest=depth == _MAX_DEPTH)
@@ -365,16 +389,20 @@ class GramIndex:
                 goes_on = (row > 0) & (node > 0) & (data[at] != SEPARATOR)
                 row, at = row[goes_on], at[goes_on]
 
-    def _add_missing(self, row: Ints, byte: NDArray[np.uint8]) -> None:
-        """Make the nodes that have no place in the trie yet."""
-        for place in distinct(row.astype(np.int64) << 8 | byte).tolist():
-            self._add_node(self._node_of.item(place >> 8), place & 0xFF, BitMap())
+    def _add_missing(self, row: Ints, byte: NDArray[np.uint8], begins: NDArray[np.bool_]) -> None:
+        """Make the nodes that have no place in the trie yet. Some of their strings begin words here."""
+        beginning = set(distinct(_children_of(row[begins], byte[begins])).tolist())
+        for child in distinct(_children_of(row, byte)).tolist():
+            node, letter = self._node_of.item(child >> 8), child & 0xFF
+            is_sought = _is_sought(self._string(node) + bytes((letter,)), child in beginning)
+            self._add_node(node, letter, BitMap(), is_sought=is_sought)
 
-    def _add_node(self, parent: int, byte: int, posting: BitMap) -> int:
+    def _add_node(self, parent: int, byte: int, posting: BitMap, *, is_sought: bool) -> int:
         node = self._nodes
         self._nodes += 1
         self._make_room(self._nodes)
         self._parent[node], self._letter[node] = parent, byte
+        self._is_sought[node] = is_sought
         self._postings[node] = posting
         self._children[self._row_of[parent], self._column(byte)] = node
         return node
@@ -399,6 +427,7 @@ class GramIndex:
             self._row_of = _grown(self._row_of, room)
             self._parent = _grown(self._parent, room)
             self._letter = _grown(self._letter, room)
+            self._is_sought = _grown(self._is_sought, room)
 
     def _add_row(self, node: int) -> None:
         self._make_room_for_rows(self._rows + 1)
@@ -414,7 +443,7 @@ class GramIndex:
 
     def _post(self, nodes: Ints, documents: Positions, *, adds: bool, is_deepest: bool) -> Turns:
         """Change the postings of the nodes: `documents[i]` contains the string of `nodes[i]`."""
-        own, bound = self._postings.own, self._bound
+        own, bounds = self._postings.own, self._bounds
         pairs = distinct(nodes.astype(np.int64) << PAIR_BITS | documents)
         yield
         for groups in grouped_in_turns(pairs, _POSTINGS_PER_TURN):
@@ -422,7 +451,12 @@ class GramIndex:
                 posting = own(node)
                 if adds:
                     posting.update(members)
-                    if len(posting) > bound and not is_deepest and not self._row_of.item(node):
+                    if (
+                        len(posting) > bounds.sought
+                        and not is_deepest
+                        and not self._row_of.item(node)
+                        and len(posting) > bounds.of(self._is_sought.item(node))
+                    ):
                         self._overfull.append(node)
                 elif len(members) > _FEW:
                     posting.difference_update(BitMap(members))
@@ -432,8 +466,8 @@ class GramIndex:
             yield
 
     @property
-    def _bound(self) -> int:
-        return self._fixed_bound or _bound_for(len(self._in_trie))
+    def _bounds(self) -> _Bounds:
+        return self._fixed_bounds or _bounds_for(len(self._in_trie))
 
     def _string(self, node: int) -> bytes:
         letters = bytearray()
@@ -446,7 +480,8 @@ class GramIndex:
     def _lay_out(self) -> Turns:
         """Extend the nodes that will be too large when all that is new is in the trie."""
         total = self._laid_out_for = len(self._in_trie) + len(self._new)
-        trial = GramIndex(max(4, _bound_for(total) * _SAMPLE // total))
+        trial = GramIndex()
+        trial._fixed_bounds = _Bounds(*(max(4, bound * _SAMPLE // total) for bound in _bounds_for(total)))
         step = max(1, len(self._new) // _SAMPLE)
         for number in range(0, len(self._hidden), step):
             position = self._hidden[min(number, len(self._hidden) - 1)]
@@ -457,11 +492,11 @@ class GramIndex:
         while trial.work(0):
             yield
         for row in range(_ROOT + 1, trial._rows):
-            node = 0
-            string = trial._string(trial._node_of.item(row))  # its prefixes have been extended before it
-            for byte in string:
+            node, last = 0, trial._node_of.item(row)
+            is_sought = trial._is_sought.item(last)
+            for byte in trial._string(last):  # its prefixes have been extended before it
                 place = self._row_of.item(node), self._column(byte)
-                node = self._children.item(place) or self._add_node(node, byte, BitMap())
+                node = self._children.item(place) or self._add_node(node, byte, BitMap(), is_sought=is_sought)
             yield from self._extend(node)
             yield
         for node in range(trial._nodes):  # to let go of all at once would take 10 ms
@@ -483,21 +518,24 @@ class GramIndex:
                 parts.append(_following(string, self._texts.of(seen)))
                 size += len(parts[-1].data)
             yield
-        extended = [(node, len(string), parts)]
+        extended = [(node, string, parts)]
         while extended:
-            node, depth, parts = extended.pop()
-            if not self._may_extend(node, depth):
+            node, string, parts = extended.pop()
+            if not self._may_extend(node, len(string)):
                 continue
             self._add_row(node)
-            if depth >= _DEEP:
+            if len(string) >= _DEEP:
                 self._deep += len(self._postings.get(node))
+            beginnings = _beginning_words(parts)
             for byte, members in grouped(np.concatenate([part.pairs() for part in parts])) if parts else ():
-                child = self._add_node(node, byte, set_of(members))
-                if len(members) <= self._bound or depth + 1 == _MAX_DEPTH:
+                longer = string + bytes((byte,))
+                is_sought = _is_sought(longer, byte in beginnings)
+                child = self._add_node(node, byte, set_of(members), is_sought=is_sought)
+                if len(members) <= self._bounds.of(is_sought) or len(longer) == _MAX_DEPTH:
                     continue
                 # A frequent word is a chain of nodes of the same documents, which are read once for all.
                 if size <= _FOLLOWED_BYTES:
-                    extended.append((child, depth + 1, [part.after(byte) for part in parts]))
+                    extended.append((child, longer, [part.after(byte) for part in parts]))
                 else:
                     self._overfull.append(child)
             yield
@@ -552,6 +590,7 @@ class GramIndex:
                 parents=number_of[self._parent[at]].tobytes(),
                 letters=self._letter[at].tobytes(),
                 extended=(self._row_of[at] > 0).tobytes(),
+                sought=self._is_sought[at].tobytes(),
                 ends=np.array(ends, np.uint32).tobytes(),
                 counts=np.array(counts, np.uint32).tobytes(),
             )
@@ -588,6 +627,7 @@ class GramIndex:
         self._make_room(end)
         self._nodes = end
         self._parent[first:end] = parents
+        self._is_sought[first:end] = np.frombuffer(nodes.sought, np.bool_)
         letters = self._letter[first:end] = np.frombuffer(nodes.letters, np.uint8)
         for byte in np.flatnonzero(np.bincount(letters)).tolist():
             self._column(byte)
@@ -652,11 +692,13 @@ class _Following:
         data: the texts, with a separator after each.
         at: the place behind the string, for each time that it occurs.
         of: the document there.
+        begins: whether it is the beginning of a word.
     """
 
     data: NDArray[np.uint8]
     at: NDArray[np.int64]
     of: NDArray[np.int64]
+    begins: NDArray[np.bool_]
 
     def pairs(self) -> Pairs:
         """A pair (byte, document) for each byte that follows."""
@@ -668,7 +710,7 @@ class _Following:
     def after(self, byte: int) -> _Following:
         """What follows the string and this byte, which is not the separator."""
         there = self.data[self.at] == byte
-        return _Following(self.data, self.at[there] + 1, self.of[there])
+        return _Following(self.data, self.at[there] + 1, self.of[there], self.begins[there])
 
 
 def _following(string: bytes, texts: list[tuple[int, bytes]]) -> _Following:
@@ -681,13 +723,58 @@ def _following(string: bytes, texts: list[tuple[int, bytes]]) -> _Following:
     at = np.array(places, np.int64)
     ends = np.cumsum([len(text) + 1 for _, text in texts])
     of = np.array([position for position, _ in texts], np.int64)
+    letters = np.frombuffer(data, np.uint8)
     return _Following(
-        np.frombuffer(data, np.uint8), at + len(string), of[np.searchsorted(ends, at, side="right")]
+        letters, at + len(string), of[np.searchsorted(ends, at, side="right")], _begins_word(letters)[at]
     )
 
 
-def _bound_for(documents: int) -> int:
-    return max(_FEWEST, min(_MOST, documents // _SHARE))
+class _Bounds(NamedTuple):
+    """How large postings get before they are extended: most of them, and those of strings that are sought."""
+
+    most: int
+    sought: int
+
+    def of(self, is_sought: bool) -> int:
+        return self.sought if is_sought else self.most
+
+
+def _bounds_for(documents: int) -> _Bounds:
+    return _Bounds(
+        most=min(_MOST, max(_FEWEST, documents // _SHARE)),
+        sought=min(_MOST_SOUGHT, max(_FEWEST, documents // _SOUGHT_SHARE)),
+    )
+
+
+def _is_sought(string: bytes, begins_words: bool) -> bool:
+    """Whether a string is likely to be asked for, or what it is the beginning of."""
+    if len(string.translate(None, _WITHIN_CHARACTER)) < _CHARACTERS:
+        return True
+    return begins_words and len(string) <= _WORD_BYTES and not string.translate(None, _OF_WORDS)
+
+
+def _begins_word(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Of each place in texts that end with separators, whether a word begins there."""
+    kind = _KINDS[data]
+    begins: NDArray[np.bool_] = kind == _ALONE
+    begins |= (kind == _IN_WORD) & (np.roll(kind, 1) == _BETWEEN)
+    return begins
+
+
+def _beginning_words(parts: list[_Following]) -> set[int]:
+    """The bytes that follow a string where it often begins a word: at one place in four, at least."""
+    places, beginning = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    for part in parts:
+        byte = part.data[part.at]
+        places += np.bincount(byte, minlength=256)
+        beginning += np.bincount(byte[part.begins], minlength=256)
+    return set(np.flatnonzero(beginning * _BEGINNING_SHARE >= places).tolist())
+
+
+def _children_of(row: Ints, byte: NDArray[np.uint8]) -> Pairs:
+    """Numbers for what extends the strings of rows by bytes."""
+    numbers: Pairs = row.astype(np.int64) << 8 | byte
+    return numbers
 
 
 def _grown(table: NDArray[Any], room: int) -> NDArray[Any]:

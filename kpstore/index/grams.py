@@ -85,17 +85,15 @@ _PER_BLOCK, _BLOCK_BYTES = 512, 16 * 1024
 # A frame of nodes, and those of the last block besides: 40 kB, 0.3 ms to be read.
 _PER_FRAME = 4096
 _END = bytes((SEPARATOR,))
-# Words begin with bytes of letters or digits, after others. Characters of three bytes and more begin one each,
-# as most of them belong to scripts that do not separate words; but for those from U+2000 on, which are signs.
+# Words begin with bytes of letters or digits, after others. Characters of three bytes or more begin one each,
+# as most of them belong to scripts that do not separate words; but for those from U+2000 to U+2FFF: signs.
 _BETWEEN, _IN_WORD, _ALONE = range(3)
 _LETTERS = bytes(byte for byte in range(0xFF) if byte >= 0x80 or chr(byte).isalnum())
 _KINDS = np.array(
-    [
-        _BETWEEN if byte not in _LETTERS else _IN_WORD if byte < 0xE0 or byte == 0xE2 else _ALONE
-        for byte in range(256)
-    ],
+    [_BETWEEN if byte not in _LETTERS else _IN_WORD if byte < 0xE0 else _ALONE for byte in range(256)],
     np.uint8,
 )
+_SIGN = 0xE2
 _OF_WORDS = _LETTERS + b"-'_."  # and go on with these: broadsheet-style, interface's, package.json
 _BEGINNING_SHARE = 4
 _WITHIN_CHARACTER = bytes(range(0x80, 0xC0))
@@ -756,6 +754,8 @@ def _is_sought(string: bytes, begins_words: bool) -> bool:
 def _begins_word(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Of each place in texts that end with separators, whether a word begins there."""
     kind = _KINDS[data]
+    signs = np.flatnonzero(data == _SIGN)
+    kind[signs], kind[signs + 1], kind[signs + 2] = _BETWEEN, _BETWEEN, _BETWEEN
     begins: NDArray[np.bool_] = kind == _ALONE
     begins |= (kind == _IN_WORD) & (np.roll(kind, 1) == _BETWEEN)
     return begins

@@ -297,3 +297,117 @@ def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> No
     for frame in frames:
         again.load(frame)
     assert nodes_of(again) == nodes_of(index)
+
+
+@pytest.mark.parametrize(
+    ("documents", "most", "sought"),
+    [
+        (0, 256, 256),
+        (100_000, 500, 256),
+        (400_000, 2000, 320),
+        (1_000_000, 5000, 800),
+        (5_000_000, 5000, 800),
+    ],
+)
+def test_postings_grow_with_the_number_of_documents(documents: int, most: int, sought: int) -> None:
+    bounds = grams._bounds_for(documents)
+    assert (bounds.most, bounds.sought) == (most, sought)
+    assert (bounds.of(False), bounds.of(True)) == bounds
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("one two", ["o", "t"]),
+        (" 2nd, (x) v1.2 it's web-page", ["2", "x", "v", "2", "i", "s", "w", "p"]),
+        ("übel für él", ["ü", "f", "é"]),
+        ("слово и слово", ["с", "и", "с"]),
+        ("日本語 ok", ["日", "本", "語", "o"]),
+        ("it’s — “so”", ["i", "s", "s"]),
+        ("", []),
+    ],
+)
+def test_where_words_begin(text: str, words: list[str]) -> None:
+    for before in b"", b"abc\xff":
+        data = before + text.encode() + b"\xff"
+        places = np.flatnonzero(grams._begins_word(np.frombuffer(data, np.uint8))).tolist()
+        found = [data[place:-1].decode()[0] for place in places if place >= len(before)]
+        assert found == words
+        assert (0 in places) == bool(before or text[:1].isalnum())
+
+
+@pytest.mark.parametrize(
+    ("string", "is_word", "otherwise"),
+    [
+        ("a", True, True),
+        ("a ", True, True),
+        (", ", True, True),
+        ("日本", True, True),
+        ("sea", True, False),
+        ("日本語", True, False),
+        ("слово", True, False),
+        ("broad-sheet's_2.0", False, False),  # 17 bytes
+        ("broad-sheet's_2.", True, False),
+        ("sea ", False, False),
+        ("a b", False, False),
+        ("a/b", False, False),
+    ],
+)
+def test_which_strings_are_sought(string: str, is_word: bool, otherwise: bool) -> None:
+    assert grams._is_sought(string.encode(), True) is is_word
+    assert grams._is_sought(string.encode(), False) is otherwise
+
+
+def strings_with_rows(index: GramIndex) -> set[bytes]:
+    return {index._string(node) for node in index._node_of[1 : index._rows].tolist()}
+
+
+SEARCHED = [*[b"seaside x%d" % n for n in range(30)], *[b"undersea y%d" % n for n in range(30)]]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("is_laid_out", [True, False])
+def test_a_word_is_followed_further_than_what_is_within_words(
+    at_once: bool, is_laid_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as more than 20 documents have it, and not 40; whichever way its node came to be."""
+    if is_laid_out:
+        monkeypatch.setattr(grams, "_MANY", 50)
+        monkeypatch.setattr(grams, "_SAMPLE", 30)
+    monkeypatch.setattr(grams, "_bounds_for", lambda documents: grams._Bounds(40, 20))
+    index = GramIndex()
+    for position, text in enumerate(SEARCHED):
+        index.put(position, text)
+        if not at_once:
+            index.work(60.0)
+    index.work(60.0)
+    words = {word[:end] for word in (b"seaside", b"undersea") for end in range(1, len(word))}
+    within = {b"easid", b"aside", b"ndersea", b"derse", b"rsea"}
+    assert (index._laid_out_for > 0) == (is_laid_out and at_once)
+    rows = strings_with_rows(index)
+    assert words <= rows
+    assert not within & rows
+
+
+def test_a_saved_index_knows_what_is_sought() -> None:
+    index = GramIndex(3)
+    for position, text in enumerate(SEARCHED):
+        index.put(position, text)
+    index.work(60.0)
+    frames, blocks = parts_saved(index)
+    loaded = GramIndex(3)
+    loaded.begin(index.believed, index.deep, blocks.__getitem__)
+    for frame in frames:
+        loaded.load(frame)
+    for one in index, loaded:
+        assert {one._string(node) for node in np.flatnonzero(one._is_sought).tolist()} >= {
+            b"sea",
+            b"undersea",
+            b"x1",
+        }
+        assert not {one._string(node) for node in np.flatnonzero(~one._is_sought).tolist()} & {
+            b"sea",
+            b"se",
+            b"x1",
+        }
+    assert index._is_sought[1 : index._nodes].tolist() == loaded._is_sought[1 : loaded._nodes].tolist()

@@ -388,11 +388,13 @@ class GramIndex:
                 row, at = row[goes_on], at[goes_on]
 
     def _add_missing(self, row: Ints, byte: NDArray[np.uint8], begins: NDArray[np.bool_]) -> None:
-        """Make the nodes that have no place in the trie yet. Some of their strings begin words here."""
-        beginning = set(distinct(_children_of(row[begins], byte[begins])).tolist())
-        for child in distinct(_children_of(row, byte)).tolist():
+        """Make the nodes that have no place in the trie yet; `begins` says which begin words there."""
+        children: Pairs = row.astype(np.int64) << 8 | byte
+        new = distinct(children)
+        often = _often(np.searchsorted(new, children), begins, len(new)).tolist()
+        for child, begins_words in zip(new.tolist(), often, strict=True):
             node, letter = self._node_of.item(child >> 8), child & 0xFF
-            is_sought = _is_sought(self._string(node) + bytes((letter,)), child in beginning)
+            is_sought = _is_sought(self._string(node) + bytes((letter,)), begins_words)
             self._add_node(node, letter, BitMap(), is_sought=is_sought)
 
     def _add_node(self, parent: int, byte: int, posting: BitMap, *, is_sought: bool) -> int:
@@ -490,11 +492,12 @@ class GramIndex:
         while trial.work(0):
             yield
         for row in range(_ROOT + 1, trial._rows):
-            node, last = 0, trial._node_of.item(row)
-            is_sought = trial._is_sought.item(last)
-            for byte in trial._string(last):  # its prefixes have been extended before it
+            node = 0
+            string = trial._string(trial._node_of.item(row))  # its prefixes have been extended before it
+            for byte in string:
                 place = self._row_of.item(node), self._column(byte)
-                node = self._children.item(place) or self._add_node(node, byte, BitMap(), is_sought=is_sought)
+                # Whether it is sought does not matter any more, as it is extended now.
+                node = self._children.item(place) or self._add_node(node, byte, BitMap(), is_sought=False)
             yield from self._extend(node)
             yield
         for node in range(trial._nodes):  # to let go of all at once would take 10 ms
@@ -524,10 +527,9 @@ class GramIndex:
             self._add_row(node)
             if len(string) >= _DEEP:
                 self._deep += len(self._postings.get(node))
-            beginnings = _beginning_words(parts)
-            for byte, members in grouped(np.concatenate([part.pairs() for part in parts])) if parts else ():
+            for byte, members, begins_words in _next_bytes(parts):
                 longer = string + bytes((byte,))
-                is_sought = _is_sought(longer, byte in beginnings)
+                is_sought = _is_sought(longer, begins_words)
                 child = self._add_node(node, byte, set_of(members), is_sought=is_sought)
                 if len(members) <= self._bounds.of(is_sought) or len(longer) == _MAX_DEPTH:
                     continue
@@ -727,6 +729,18 @@ def _following(string: bytes, texts: list[tuple[int, bytes]]) -> _Following:
     )
 
 
+def _next_bytes(parts: list[_Following]) -> Iterator[tuple[int, list[int], bool]]:
+    """Each byte that follows a string in some texts, with the documents where it does, in order; and whether
+    the string begins words there.
+    """
+    if not parts:
+        return
+    which = np.concatenate([part.data[part.at] for part in parts])
+    often = _often(which, np.concatenate([part.begins for part in parts]), 256)
+    for byte, members in grouped(np.concatenate([part.pairs() for part in parts])):
+        yield byte, members, often.item(byte)
+
+
 class _Bounds(NamedTuple):
     """How large postings get before they are extended: most of them, and those of strings that are sought."""
 
@@ -761,20 +775,17 @@ def _begins_word(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return begins
 
 
-def _beginning_words(parts: list[_Following]) -> set[int]:
-    """The bytes that follow a string where it often begins a word: at one place in four, at least."""
-    places, beginning = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    for part in parts:
-        byte = part.data[part.at]
-        places += np.bincount(byte, minlength=256)
-        beginning += np.bincount(byte[part.begins], minlength=256)
-    return set(np.flatnonzero(beginning * _BEGINNING_SHARE >= places).tolist())
+def _often(which: NDArray[Any], begins: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """Of so many strings, whether each begins a word often: at one place in four, at least.
 
-
-def _children_of(row: Ints, byte: NDArray[np.uint8]) -> Pairs:
-    """Numbers for what extends the strings of rows by bytes."""
-    numbers: Pairs = row.astype(np.int64) << 8 | byte
-    return numbers
+    Args:
+        which: the number of the string at each place.
+        begins: whether it begins a word there.
+        count: how many strings there are.
+    """
+    places, beginning = np.bincount(which, minlength=count), np.bincount(which[begins], minlength=count)
+    often: NDArray[np.bool_] = beginning * _BEGINNING_SHARE >= places
+    return often
 
 
 def _grown(table: NDArray[Any], room: int) -> NDArray[Any]:

@@ -362,7 +362,11 @@ def strings_with_rows(index: GramIndex) -> set[bytes]:
     return {index._string(node) for node in index._node_of[1 : index._rows].tolist()}
 
 
-SEARCHED = [*[b"seaside x%d" % n for n in range(30)], *[b"undersea y%d" % n for n in range(30)]]
+SEARCHED = [
+    *[b"undersea x%d" % n for n in range(30)],
+    *[b"seaside y%d" % n for n in range(30)],
+    *[b"derby z%d" % n for n in range(3)],
+]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -382,7 +386,7 @@ def test_a_word_is_followed_further_than_what_is_within_words(
             index.work(60.0)
     index.work(60.0)
     words = {word[:end] for word in (b"seaside", b"undersea") for end in range(1, len(word))}
-    within = {b"easid", b"aside", b"ndersea", b"derse", b"rsea"}
+    within = {b"easid", b"aside", b"ndersea", b"der", b"rsea"}
     assert (index._laid_out_for > 0) == (is_laid_out and at_once)
     rows = strings_with_rows(index)
     assert words <= rows
@@ -411,3 +415,35 @@ def test_a_saved_index_knows_what_is_sought() -> None:
             b"x1",
         }
     assert index._is_sought[1 : index._nodes].tolist() == loaded._is_sought[1 : loaded._nodes].tolist()
+
+
+def test_a_string_that_comes_later_is_followed_further_if_it_begins_words_there() -> None:
+    index = GramIndex()
+    index._fixed_bounds = grams._Bounds(40, 20)
+    for position in range(21):
+        index.put(position, b"set")
+    index.work(60.0)
+    assert b"se" in strings_with_rows(index)
+    together = b"unsealed", b"used", b"a sedan", b"unsewn", b"sewing"
+    for text, count in zip(together, (25, 25, 9, 25, 8), strict=True):  # 9 of 34 are more than a quarter
+        for _ in range(count):
+            position += 1
+            index.put(position, text)
+    index.work(60.0)
+    rows = strings_with_rows(index)
+    assert b"sed" in rows
+    assert not {b"sea", b"sew"} & rows
+
+
+@pytest.mark.parametrize(("beginning", "others"), [(1, 3), (2, 6), (1, 4)])
+def test_what_follows_a_string_where_it_often_begins_words(beginning: int, others: int) -> None:
+    texts = [b"seal"] * beginning + [b"unseal"] * others + [b"set", b"se"]
+    parts = [
+        grams._following(b"se", list(enumerate(some)))
+        for some in (texts[: beginning + 1], texts[beginning + 1 :])
+    ]
+    is_often = beginning * 4 >= beginning + others
+    found = {byte: begins for byte, _, begins in grams._next_bytes(parts)}
+    assert found == {ord("a"): is_often, ord("t"): True}
+    found = {byte: begins for byte, _, begins in grams._next_bytes([part.after(ord("a")) for part in parts])}
+    assert found == {ord("l"): is_often}

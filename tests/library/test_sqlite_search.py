@@ -260,7 +260,8 @@ async def test_the_index_works_when_nobody_writes(stores: AllStores, monkeypatch
         ({"backlog": documents._PATIENCE + 1}, 1),
         ({"backlog": documents._HASTE}, 0),
         ({"backlog": documents._HASTE + 1}, 0),
-        ({"is_current": False}, 0),
+        ({"is_current": False}, 1),
+        ({"is_far_off": True}, 0),
         ({"unsearched": documents._BACKLOG}, 0),
         ({"unsearched": documents._BACKLOG + 1}, 0),
         ({"awaited": 1}, 0),
@@ -272,6 +273,7 @@ async def test_the_index_goes_before_writers_where_it_falls_behind_or_is_waited_
     store: Any = stores.skills
     index = store._index = _EndlessIndex()
     index.is_current, index.backlog = state.get("is_current", True), state.get("backlog", 0)
+    index.is_far_off = state.get("is_far_off", False)
     store._unsearched, store._awaited = state.get("unsearched", 0), state.get("awaited", 0)
     writes = iter([True, True, True, False])
     count = 0

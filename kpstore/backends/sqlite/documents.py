@@ -151,9 +151,13 @@ class SqliteDocuments(DocumentStore[R]):
         """Let those write who do, if nobody waits for the index."""
         index = self._index
         while (
-            index.is_current and not self._awaited and self._unsearched < _BACKLOG and index.backlog < _HASTE
+            not index.is_far_off
+            and not self._awaited
+            and self._unsearched < _BACKLOG
+            and index.backlog < _HASTE
         ):
-            if not await self._database.written() or index.backlog >= _PATIENCE:
+            # In turns with them while it lacks what they wrote: all of it at once would hold some up.
+            if not await self._database.written() or not index.is_current or index.backlog >= _PATIENCE:
                 return
 
     async def _store_index(self) -> None:

@@ -768,8 +768,8 @@ def _is_sought(string: bytes, begins_words: bool) -> bool:
 def _begins_word(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Of each place in texts that end with separators, whether a word begins there."""
     kind = _KINDS[data]
-    signs = np.flatnonzero(data == _SIGN)
-    kind[signs], kind[signs + 1], kind[signs + 2] = _BETWEEN, _BETWEEN, _BETWEEN
+    sign = data == _SIGN
+    kind[sign | np.roll(sign, 1) | np.roll(sign, 2)] = _BETWEEN  # with the two bytes after it
     begins: NDArray[np.bool_] = kind == _ALONE
     begins |= (kind == _IN_WORD) & (np.roll(kind, 1) == _BETWEEN)
     return begins

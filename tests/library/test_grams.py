@@ -336,6 +336,16 @@ def test_where_words_begin(text: str, words: list[str]) -> None:
         assert (0 in places) == bool(before or text[:1].isalnum())
 
 
+@pytest.mark.parametrize("text", [b"\xe2", b"a\xe2\x80", b"\x80", b"\xc3"])
+def test_a_text_that_is_no_utf_8_is_found_as_any_other(text: bytes) -> None:
+    """Such as that of a row that another program wrote."""
+    index = GramIndex(2)
+    for position in range(10):
+        index.put(position, text)
+    index.work(60.0)
+    assert found_in(index.find(text))[1] == set(range(10))
+
+
 @pytest.mark.parametrize(
     ("string", "is_word", "otherwise"),
     [

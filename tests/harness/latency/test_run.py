@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 from kpstore_conformance import dataset
 from kpstore_conformance.latency.baseline import machine_class
+from kpstore_conformance.latency.bench import Bench
+from kpstore_conformance.latency.recording import RUNS
 from kpstore_conformance.report import schema
 from kpstore_conformance.suite import packaged_scenarios
 
@@ -196,6 +198,22 @@ def test_a_recorded_baseline_sees_what_no_limit_does(folder: Path) -> None:
     assert status == 1
     assert document["verdict"]["passed"] is True
     assert document["latency"]["cases"][0]["figures"]["broken"] == ["tail", "median"]
+
+
+def test_each_run_of_a_baseline_fills_its_stores_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same records cost more or less, as they happen to lie in memory."""
+    closed = []
+    close = Bench.close
+
+    def closing(bench: Bench) -> None:
+        closed.append(bench)
+        close(bench)
+
+    monkeypatch.setattr(Bench, "close", closing)
+    given = ["--scenarios", str(folder / "mine"), "--no-packaged", "--case", "fast/by its id[records=20]"]
+    into = ["--into", str(folder / "baseline.json")]
+    assert main(["conformance", "baseline", "--backend", "memory", *given, *into]) == 0
+    assert len(closed) == RUNS
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,16 @@ def parts_saved(index: GramIndex) -> tuple[list[Nodes], list[Block]]:
     return frames, blocks
 
 
+def loaded(index: GramIndex, bound: int) -> GramIndex:
+    """A new one, from what the index saves."""
+    frames, blocks = parts_saved(index)
+    again = GramIndex(bound)
+    again.begin(index.believed, index.deep, blocks.__getitem__)
+    for frame in frames:
+        again.load(frame)
+    return again
+
+
 def saved(index: GramIndex) -> tuple[list[int], list[int], list[int]]:
     """How many nodes each frame has, and each block, and how many bytes that one has."""
     frames, blocks = parts_saved(index)
@@ -291,11 +301,7 @@ def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(grams, "_NODES", 4)
     index = filled(500, 4)
     index.work(60.0)
-    frames, blocks = parts_saved(index)
-    again = GramIndex(4)
-    again.begin(index.believed, index.deep, blocks.__getitem__)
-    for frame in frames:
-        again.load(frame)
+    again = loaded(index, 4)
     assert nodes_of(again) == nodes_of(index)
 
 
@@ -408,12 +414,8 @@ def test_a_saved_index_knows_what_is_sought() -> None:
     for position, text in enumerate(SEARCHED):
         index.put(position, text)
     index.work(60.0)
-    frames, blocks = parts_saved(index)
-    loaded = GramIndex(3)
-    loaded.begin(index.believed, index.deep, blocks.__getitem__)
-    for frame in frames:
-        loaded.load(frame)
-    for one in index, loaded:
+    again = loaded(index, 3)
+    for one in index, again:
         assert {one._string(node) for node in np.flatnonzero(one._is_sought).tolist()} >= {
             b"sea",
             b"undersea",
@@ -424,7 +426,7 @@ def test_a_saved_index_knows_what_is_sought() -> None:
             b"se",
             b"x1",
         }
-    assert index._is_sought[1 : index._nodes].tolist() == loaded._is_sought[1 : loaded._nodes].tolist()
+    assert index._is_sought[1 : index._nodes].tolist() == again._is_sought[1 : again._nodes].tolist()
 
 
 def test_a_string_that_comes_later_is_followed_further_if_it_begins_words_there() -> None:

@@ -95,13 +95,17 @@ class Load:
 
 @dataclass(slots=True)
 class Measurement:
-    """What was timed: the calls, the same calls on a tenth of the records, and the reference."""
+    """What was timed: the calls, the same calls on a tenth of the records, and the reference.
+
+    `fills` is 2 where that is the second try, on stores that were filled anew.
+    """
 
     reference_kind: Kind
     calls: Timings = field(default_factory=Timings)
     on_a_tenth: Timings = field(default_factory=Timings)
     reference: Timings = field(default_factory=Timings)
     load: Load = Load(None, None, False)
+    fills: int = 1
 
     def statistic_ms(self, name: str) -> float:
         """`p50` or `p99` of the calls, in milliseconds."""

@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from kpstore import AllStores, Capability, Settings, StoredKnowledgeUnit
 from kpstore_conformance import dataset
 from kpstore_conformance.bench.documents import Knowledge
-from kpstore_conformance.bench.measure import Call, Timed, collector_held, open_loop, until
+from kpstore_conformance.bench.measure import Call, Timed, collector_held, open_loop, run, until
 from kpstore_conformance.bench.result import LoadPoint, pass_of
 from kpstore_conformance.bench.section import Operation, Report, side_by_side
+from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.target import BackendAdapter
 
 __all__ = ["MIXES", "Curve", "Load", "Traffic", "by_clients", "curve"]
@@ -39,6 +40,7 @@ SHARES = (0.25, 0.5, 0.75, 0.9)
 _PEOPLE = 1000  # agents, keys and buckets that calls are about
 _POOL = 1000  # units that writers take their contents from
 _HEAD_START_S = 0.2  # for all processes to be ready to start together
+_MOST_REST_S = 120.0  # a backend that is still at work then always is
 
 
 class Load(Knowledge):
@@ -151,16 +153,54 @@ class _Order:
     start: float
 
 
-async def _follow(traffic: Traffic, order: _Order) -> Timed:
-    draw = partial(traffic.draw, order.writes)
-    with collector_held():
-        if order.clients is not None:
+class _Member(Protocol):
+    """Who takes part in a load: this process, or another one."""
+
+    async def rest(self) -> None:
+        """Return when its stores have done what they do by themselves after they were called."""
+
+    async def follow(self, order: _Order) -> Timed:
+        """Do as told."""
+
+
+class _Here:
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    async def rest(self) -> None:
+        with closing(StopWatch()) as watch, suppress(TimeoutError):
+            async with asyncio.timeout(_MOST_REST_S):
+                await watch.rest()
+
+    async def follow(self, order: _Order) -> Timed:
+        draw = partial(self._traffic.draw, order.writes)
+        with collector_held():
+            if order.clients is not None:
+                await until(order.start)
+                return await by_clients(draw, order.clients, order.seconds)
+            assert order.per_second is not None
+            calls = [draw() for _ in range(max(1, int(order.per_second * order.seconds)))]
             await until(order.start)
-            return await by_clients(draw, order.clients, order.seconds)
-        assert order.per_second is not None
-        calls = [draw() for _ in range(max(1, int(order.per_second * order.seconds)))]
-        await until(order.start)
-        return await open_loop(calls, order.per_second)
+            return await open_loop(calls, order.per_second)
+
+
+class _Elsewhere:
+    """Another process, at the other end of a pipe (see `_help`)."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    async def rest(self) -> None:
+        self._pipe.send(_REST)
+        await asyncio.to_thread(self._pipe.recv)
+
+    async def follow(self, order: _Order) -> Timed:
+        self._pipe.send(order)
+        timed: Timed = await asyncio.to_thread(self._pipe.recv)
+        return timed
+
+
+_REST = "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +235,13 @@ async def curve(
     several = wanted.processes if Capability.MULTI_PROCESS in stores.capabilities else 1
     for processes in sorted({1, several}):
         async with AsyncExitStack() as stack:
-            team: list[_Member] = [partial(_follow, Traffic(stores, section))]
+            here = _Here(Traffic(stores, section))
+            team: list[_Member] = [here]
             if processes > 1:
                 helpers = [_helper(adapter, settings, section, part) for part in range(1, processes + 1)]
                 team = [await stack.enter_async_context(helper) for helper in helpers]
             for mix in wanted.mixes:
-                measure = partial(_point, team, mix, wanted.seconds)
+                measure = partial(_point, here, team, mix, wanted.seconds)
                 closed = []
                 for clients in wanted.clients:
                     if clients >= processes:
@@ -214,10 +255,8 @@ async def curve(
     return points
 
 
-_Member = Callable[[_Order], Awaitable[Timed]]
-
-
 async def _point(
+    here: _Member,
     team: list[_Member],
     mix: str,
     seconds: float,
@@ -225,6 +264,7 @@ async def _point(
     clients: int | None = None,
     per_second: float | None = None,
 ) -> LoadPoint:
+    await asyncio.gather(*(member.rest() for member in {here, *team}))
     start = perf_counter() + (_HEAD_START_S if len(team) > 1 else 0.0)
     orders = [
         _Order(
@@ -236,7 +276,7 @@ async def _point(
         )
         for number in range(len(team))
     ]
-    done = await asyncio.gather(*(member(order) for member, order in zip(team, orders, strict=True)))
+    done = await asyncio.gather(*(member.follow(order) for member, order in zip(team, orders, strict=True)))
     latencies = [latency for each in done for latency in each.latencies_s]
     whole = pass_of(latencies, max(each.seconds for each in done))
     return LoadPoint(
@@ -263,14 +303,9 @@ async def _helper(
     process.start()
     theirs.close()
 
-    async def follow(order: _Order) -> Timed:
-        ours.send(order)
-        timed: Timed = await asyncio.to_thread(ours.recv)
-        return timed
-
     try:
         await asyncio.to_thread(ours.recv)  # it is ready
-        yield follow
+        yield _Elsewhere(ours)
         ours.send(None)
         await asyncio.to_thread(process.join)
     finally:
@@ -281,10 +316,10 @@ async def _helper(
 def _help(adapter: BackendAdapter, settings: Settings, section: Load, part: int, pipe: Connection) -> None:
     async def serve() -> None:
         async with await adapter.open(settings, section.clock) as stores:
-            traffic = Traffic(stores, section, part)
+            here = _Here(Traffic(stores, section, part))
             pipe.send(None)
             while (order := await asyncio.to_thread(pipe.recv)) is not None:
-                pipe.send(await _follow(traffic, order))
+                pipe.send(await (here.rest() if order == _REST else here.follow(order)))
 
     with suppress(EOFError, KeyboardInterrupt):  # whoever gave the orders is gone
-        asyncio.run(serve())
+        run(serve())

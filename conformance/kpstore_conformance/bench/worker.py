@@ -26,7 +26,7 @@ from kpstore_conformance.bench.documents import Knowledge, Skills
 from kpstore_conformance.bench.floors import measure_floors
 from kpstore_conformance.bench.ledgers import ApiKeys, AuditLog, RateLimit, Reputation
 from kpstore_conformance.bench.load import MIXES, Curve, Load, curve
-from kpstore_conformance.bench.measure import Call, closed_loop, collector_held, open_loop, stall_ms
+from kpstore_conformance.bench.measure import Call, closed_loop, collector_held, open_loop, run, stall_ms
 from kpstore_conformance.bench.result import Facts, LoadPoint, Measured, Pass, Run, Timing
 from kpstore_conformance.bench.section import Operation, Section
 from kpstore_conformance.loop_watch import LoopWatch
@@ -120,7 +120,7 @@ def work(task: Task, pipe: Connection) -> None:
     tempfile.tempdir = task.folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the databases are removed then too
     try:
-        pipe.send(asyncio.run(run_section(task, lambda *step: pipe.send(step))))
+        pipe.send(run(run_section(task, lambda *step: pipe.send(step))))
     except KpStoreError as error:
         pipe.send(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
@@ -310,4 +310,4 @@ def _reopen(adapter: BackendAdapter, settings: Settings, clock: Clock, records: 
         await stores.close()
         return seconds, grown
 
-    return asyncio.run(look())
+    return run(look())

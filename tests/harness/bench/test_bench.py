@@ -16,6 +16,7 @@ import pytest
 from kpstore_conformance.bench.cli import main
 from kpstore_conformance.bench.result import Run, read_result, schema
 from kpstore_conformance.bench.worker import SECTIONS, OpenRate, Task, names, run_section
+from kpstore_conformance.latency.stopwatch import StopWatch
 
 import kpstore.cli
 
@@ -125,6 +126,27 @@ async def test_the_load_has_a_point_for_each_number_of_clients_and_each_share_of
         peak = max(each.per_second for each in points[:2])
         shares = [each.offered_per_second / peak for each in points[2:] if each.offered_per_second]
         assert shares == pytest.approx([0.25, 0.5, 0.75, 0.9])
+
+
+@pytest.mark.parametrize(("processes", "points"), [(1, 6), (2, 11)])
+async def test_each_point_of_the_load_finds_stores_at_rest(
+    processes: int, points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an index still has to take in of the writes before is no cost of these calls."""
+    rests = 0
+    rest = StopWatch.rest
+
+    async def counted(watch: StopWatch) -> None:
+        nonlocal rests
+        await rest(watch)
+        rests += 1
+
+    monkeypatch.setattr(StopWatch, "rest", counted)
+    wanted = frozenset({"load/write"})
+    found = await run_section(
+        task("load", backend="sqlite", wanted=wanted, processes=processes), lambda *step: None
+    )
+    assert len(found.load) == rests == points
 
 
 async def test_several_processes_share_the_load_where_the_backend_lets_them() -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from harness.bench.results import timing
 from kpstore_conformance.bench.load import by_clients
-from kpstore_conformance.bench.measure import Call, closed_loop, collector_held, open_loop, stall_ms
+from kpstore_conformance.bench.measure import Call, closed_loop, collector_held, open_loop, run, stall_ms
 from kpstore_conformance.bench.result import Timing, pass_of, percentile
 
 
@@ -96,6 +96,33 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
 async def test_an_open_loop_keeps_to_its_rate() -> None:
     timed = await open_loop([nothing] * 100, 500)
     assert timed.seconds >= 99 / 500
+
+
+async def test_an_open_loop_sleeps_while_calls_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that turns without a pause keeps the interpreter's lock from a store's threads."""
+    turns = 0
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        nonlocal turns
+        turns += seconds == 0
+        await sleep(seconds)
+
+    async def slow() -> None:
+        await sleep(0.05)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    await open_loop([slow] * 20, 1000)
+    assert turns == 20
+
+
+def test_timers_are_finer_than_a_millisecond() -> None:
+    async def slept() -> float:
+        start = time.perf_counter()
+        await asyncio.sleep(0.0002)
+        return time.perf_counter() - start
+
+    assert 0.0002 <= min(run(slept()) for _ in range(20)) < 0.0009
 
 
 async def test_the_watch_sees_the_longest_standstill() -> None:

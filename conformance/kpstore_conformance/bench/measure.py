@@ -98,12 +98,12 @@ async def open_loop(calls: Sequence[Call], per_second: float) -> Timed:
 
 
 async def until(due: float, *, may_turn: Callable[[], bool] = lambda: True) -> None:
-    """Wait until `perf_counter()` is `due`; the loop turns at least once.
+    """Wait until `perf_counter()` is `due`. What is due already is not waited for, so that what has come
+    meanwhile comes all at once, as it does to a server.
 
-    It turns without a pause towards the end, to be in time, as long as `may_turn()`. Where a store works on
-    threads of its own, a loop that never sleeps keeps the interpreter's lock from them.
+    The loop turns without a pause towards the end, to be in time, as long as `may_turn()`. Where a store
+    works on threads of its own, one that never sleeps keeps the interpreter's lock from them.
     """
-    await asyncio.sleep(0)
     while (left := due - perf_counter()) > 0:  # noqa: ASYNC110  # it is the time that is waited for
         await asyncio.sleep(max(0.0, left - _COARSE_S) if may_turn() else left)
 

@@ -104,6 +104,8 @@ async def until(due: float, *, may_turn: Callable[[], bool] = lambda: True) -> N
     The loop turns without a pause towards the end, to be in time, as long as `may_turn()`. Where a store
     works on threads of its own, one that never sleeps keeps the interpreter's lock from them.
     """
+    if due > perf_counter():
+        await asyncio.sleep(0)  # for what has come to begin, and to end if it never waits
     while (left := due - perf_counter()) > 0:  # noqa: ASYNC110  # it is the time that is waited for
         await asyncio.sleep(max(0.0, left - _COARSE_S) if may_turn() else left)
 

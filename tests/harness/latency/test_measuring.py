@@ -14,6 +14,7 @@ import pytest
 from kpstore_conformance.latency import bench
 from kpstore_conformance.latency.bench import Bench
 from kpstore_conformance.latency.statistics import Baseline, Demand, Measurement, broken
+from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.latency.telling import as_text
 from kpstore_conformance.scenario import BudgetCase, load_file
 from kpstore_conformance.target import adapter_for, probe
@@ -25,7 +26,12 @@ TAKES_S = 0.01
 RECORDED = Baseline("in-loop", {"tail": 20, "median": 20})
 """Less than what a call of 10 ms is a multiple of, and many times what a call of the memory backend is."""
 
-BUDGET = """\
+READ = """\
+      - skills.get_by_id: { id: "${record.id}" }
+        expect: { id: "${record.id}" }
+"""
+WRITE = '      - skills.create: { skill: "${record}" }\n'
+BUDGET = f"""\
 format: 1
 title: Found fast
 latency:
@@ -33,9 +39,7 @@ latency:
     data: skills
     records: 20
     measure:
-      - skills.get_by_id: { id: "${record.id}" }
-        expect: { id: "${record.id}" }
-    at_most: 1 s
+{READ}    at_most: 1 s
 """
 
 
@@ -102,6 +106,27 @@ def test_a_call_in_memory_is_timed_after_its_like(case: BudgetCase, backend: str
     alike = [list(ids) for _, ids in groupby(in_passes)]
     assert {len(ids) for ids in alike} == {times}
     assert len(alike) == timed
+
+
+@pytest.mark.parametrize(("measured_call", "rests"), [(READ, 1), (WRITE, 4)], ids=["read", "write"])
+def test_what_a_store_does_with_what_was_written_has_ended_before_the_next_pass(
+    case: BudgetCase, measured_call: str, rests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once when the store was loaded, and before each of three passes of writes."""
+    file = case.budget.file
+    file.write_text(BUDGET.replace(READ, measured_call))
+    (case,) = load_file(file, root=file.parent).budget_cases()
+    counted = 0
+    rest = StopWatch.rest
+
+    async def noted(watch: StopWatch) -> None:
+        nonlocal counted
+        await rest(watch)
+        counted += 1
+
+    monkeypatch.setattr(StopWatch, "rest", noted)
+    measured(case, Demand(), lambda stores: stores)
+    assert counted == rests
 
 
 def test_a_ratio_that_only_the_first_stores_exceed_is_kept(case: BudgetCase) -> None:

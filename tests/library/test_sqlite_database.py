@@ -575,7 +575,8 @@ async def test_what_is_written_during_a_checkpoint_is_copied_by_the_next_writer(
 
     async def write(n: int) -> None:
         await database.write(insert(n))
-        await database.written()  # and looked after the log
+        while await database.written():  # and looked after the log: it waits for a while, not for ever
+            pass
 
     await write(1)
     await write(2)  # while the first one's checkpoint goes on, there is no other

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kpstore_conformance import guard, suite
+from kpstore_conformance.latency.stopwatch import StopWatch
 from kpstore_conformance.target import BackendFacts
 
 # Before any inner run: pytester forgets what that imports first, and numpy can be loaded only once.
@@ -113,3 +114,17 @@ def broken_backend(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (workplace / "broken_backend.py").write_text(BROKEN_BACKEND, "utf-8")
     monkeypatch.syspath_prepend(str(workplace))
     return "broken_backend:open_store"
+
+
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[StopWatch]:
+    """The watches by which this process has come to rest, in order; each time is one."""
+    found: list[StopWatch] = []
+    rest = StopWatch.rest
+
+    async def noted(watch: StopWatch, at_most_s: float | None = None) -> None:
+        await rest(watch, at_most_s)
+        found.append(watch)
+
+    monkeypatch.setattr(StopWatch, "rest", noted)
+    return found

@@ -168,9 +168,8 @@ class _Here:
         self._traffic = traffic
 
     async def rest(self) -> None:
-        with closing(StopWatch()) as watch, suppress(TimeoutError):
-            async with asyncio.timeout(_MOST_REST_S):
-                await watch.rest()
+        with closing(StopWatch()) as watch:
+            await watch.rest(_MOST_REST_S)
 
     async def follow(self, order: _Order) -> Timed:
         draw = partial(self._traffic.draw, order.writes)

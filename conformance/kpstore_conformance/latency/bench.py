@@ -7,7 +7,7 @@ import gc
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -234,9 +234,7 @@ class Bench:
             if budget.method.writes:
                 # While an index takes in what was written, calls and reference take twice as long, but not
                 # alike.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_REST_S):
-                        await clock.rest()
+                await clock.rest(_REST_S)
             with on_one_processor(len(kept)) as processor:
                 kept.append(processor is not None)
                 clock.look_for_threads()
@@ -268,18 +266,20 @@ class Bench:
         # cache: where it lies there, and what else goes on, decide about a factor of 1.9. After its like it
         # has come.
         warm = into.reference_kind in IN_LOOP
+
+        async def timed(on: DataSetInUse, number: int) -> int:
+            if warm:
+                await self._one(budget, on, number, _untimed)
+            return await self._one(budget, on, number, clock.time)
+
         end_s = time.perf_counter() + _PASS_S
         for number in range(CALLS):
-            if warm:
-                await self._one(budget, loaded, number, _untimed)
-            calls.append(await self._one(budget, loaded, number, clock.time))
+            calls.append(await timed(loaded, number))
             if warm:
                 await reference.call(number)
             references.append((await clock.time(partial(reference.call, number)))[0])
             if tenth is not None:
-                if warm:
-                    await self._one(budget, tenth, number, _untimed)
-                on_a_tenth.append(await self._one(budget, tenth, number, clock.time))
+                on_a_tenth.append(await timed(tenth, number))
                 if not warm:  # then the next call comes after a reference too, not after its like
                     await reference.call(number)
             if number + 1 >= _FEWEST_CALLS and time.perf_counter() > end_s:

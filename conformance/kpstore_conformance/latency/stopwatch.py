@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 __all__ = ["StopWatch"]
@@ -64,14 +65,18 @@ class StopWatch:
         # Two threads may have waited at the same time: what was worked is left.
         return max(took - waited, min(worked, took)), result
 
-    async def rest(self) -> None:
-        """Return when the process has hardly worked, or wanted to, for a twentieth of a second."""
-        while True:
-            self.look_for_threads()
-            busy = self._waited_ns() + time.process_time_ns()
-            await asyncio.sleep(_REST_S)
-            if self._waited_ns() + time.process_time_ns() - busy < _REST_S * 1e9 / 10:
-                return
+    async def rest(self, at_most_s: float | None = None) -> None:
+        """Return when the process has hardly worked, or wanted to, for a twentieth of a second; or after so
+        many seconds, if it never rests.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                while True:
+                    self.look_for_threads()
+                    busy = self._waited_ns() + time.process_time_ns()
+                    await asyncio.sleep(_REST_S)
+                    if self._waited_ns() + time.process_time_ns() - busy < _REST_S * 1e9 / 10:
+                        return
 
     def _waited_ns(self) -> int:
         waited = 0

@@ -130,23 +130,14 @@ async def test_the_load_has_a_point_for_each_number_of_clients_and_each_share_of
 
 @pytest.mark.parametrize(("processes", "points"), [(1, 6), (2, 11)])
 async def test_each_point_of_the_load_finds_stores_at_rest(
-    processes: int, points: int, monkeypatch: pytest.MonkeyPatch
+    processes: int, points: int, rests: list[StopWatch]
 ) -> None:
     """What an index still has to take in of the writes before is no cost of these calls."""
-    rests = 0
-    rest = StopWatch.rest
-
-    async def counted(watch: StopWatch) -> None:
-        nonlocal rests
-        await rest(watch)
-        rests += 1
-
-    monkeypatch.setattr(StopWatch, "rest", counted)
     wanted = frozenset({"load/write"})
     found = await run_section(
         task("load", backend="sqlite", wanted=wanted, processes=processes), lambda *step: None
     )
-    assert len(found.load) == rests == points
+    assert len(found.load) == len(rests) == points
 
 
 async def test_several_processes_share_the_load_where_the_backend_lets_them() -> None:

@@ -98,3 +98,16 @@ async def test_rest_comes_after_what_goes_on_by_itself(watch: StopWatch) -> None
     task = asyncio.create_task(goes_on())
     await watch.rest()
     assert task.done()
+
+
+async def test_who_never_rests_is_not_waited_for_longer_than_asked(watch: StopWatch) -> None:
+    async def works() -> None:
+        while True:
+            sum(range(10_000))
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(works())
+    start = time.perf_counter()
+    await watch.rest(0.2)
+    assert 0.2 <= time.perf_counter() - start < 10
+    task.cancel()

@@ -36,10 +36,10 @@ def db() -> Iterator[sqlite3.Connection]:
         yield opened
 
 
-def check_blocks(db: sqlite3.Connection) -> int:
-    """Each block's count is that of its entries, its times enclose theirs; how many blocks there are."""
+def check_blocks(db: sqlite3.Connection, table: str = "audit_blocks") -> int:
+    """Each block's or span's count is that of its entries, its times enclose theirs; how many there are."""
     blocks = db.execute(
-        "SELECT agent_id, action, last, after, entries, earliest, latest FROM audit_blocks"
+        f"SELECT agent_id, action, last, after, entries, earliest, latest FROM {table}"
     ).fetchall()
     for agent_id, action, last, after, entries, earliest, latest in blocks:
         found, first, final = db.execute(
@@ -61,10 +61,11 @@ def test_totals_and_pages_of_the_audit_log_agree_with_its_entries(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, disorder_us: int
 ) -> None:
     monkeypatch.setattr(audit_blocks, "BLOCK", 6)
+    monkeypatch.setattr(audit_blocks, "SPAN", 3)
     random.seed(SEED)
     dice = random.Random(SEED)
     rows: list[tuple[int, AuditDocument]] = []
-    now, most_blocks = 1000, 0
+    now, most_blocks, most_spans = 1000, 0, 0
     for number in range(900):
         now += dice.choice([0, 1, 10])
         at = now - dice.randint(0, disorder_us)
@@ -78,13 +79,19 @@ def test_totals_and_pages_of_the_audit_log_agree_with_its_entries(
                 rows.remove((position, old))
         if number % 30 == 0:
             most_blocks = max(most_blocks, check_blocks(db))
+            most_spans = max(most_spans, check_blocks(db, "audit_spans"))
             remaining = {body for (body,) in db.execute("SELECT CAST(body AS BLOB) FROM audit_log")}
             assert len(remaining) == len(rows)
             rows = [row for row in rows if row[1].body in remaining]  # of ties in time SQLite chose
         if number % 10 == 0:
             edges = [
                 now,
-                *(at for ends in db.execute("SELECT earliest, latest FROM audit_blocks") for at in ends),
+                *(
+                    at
+                    for table in ("audit_blocks", "audit_spans")
+                    for ends in db.execute(f"SELECT earliest, latest FROM {table}")
+                    for at in ends
+                ),
             ]
             since = dice.choice([-(2**62), now - dice.randint(0, 3000), dice.choice(edges)])
             query = AuditQuery(
@@ -98,6 +105,65 @@ def test_totals_and_pages_of_the_audit_log_agree_with_its_entries(
                 found = audit_blocks.find_entries(db, query, offset, limit)
                 assert found == (matches[offset : offset + limit], len(matches)), (query, offset, limit)
     assert most_blocks > 30
+    assert most_spans > 10
+
+
+def fill_log(db: sqlite3.Connection, entries: int) -> None:
+    """Entries of three agents and two actions, one a microsecond, with blocks made of all at once."""
+    db.executemany(
+        "INSERT INTO audit_log (at, agent_id, action, body) VALUES (?, ?, ?, '')",
+        ((number, "abc"[number % 3], "xy"[number % 2]) for number in range(entries)),
+    )
+    audit_blocks.create_blocks(db)
+
+
+def steps_of(db: sqlite3.Connection, query: AuditQuery, offset: int) -> int:
+    """How many steps of SQLite's a page takes."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    db.set_progress_handler(step, 1)
+    audit_blocks.find_entries(db, query, offset, 20)
+    db.set_progress_handler(None, 0)
+    return steps
+
+
+def test_what_a_page_of_the_log_costs_does_not_grow_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_blocks, "BLOCK", 40)
+    steps = []
+    for entries in (12_000, 120_000):
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+            schema.create_tables(db)
+            fill_log(db, entries)
+            queries = (
+                (AuditQuery(None, None, 0, None), 0),
+                (AuditQuery(None, None, 0, None), entries // 2 + 7),
+                (AuditQuery("a", None, entries // 3 + 5, entries // 3 * 2), 70),
+                (AuditQuery("b", "y", 0, None), 900),
+            )
+            steps.append([steps_of(db, query, offset) for query, offset in queries])
+    small, large = steps
+    assert all(after < 2.5 * before for before, after in zip(small, large, strict=True)), steps
+
+
+def test_spans_are_made_of_the_blocks_that_there_are(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_blocks, "BLOCK", 6)
+    monkeypatch.setattr(audit_blocks, "SPAN", 7)
+    fill_log(db, 1200)
+    db.execute("DELETE FROM audit_spans")  # which files of version 4 do not have
+    audit_blocks.create_blocks(db)
+    # Of all entries 200 blocks, of each agent 66, of each action 100, of both 33 each.
+    assert check_blocks(db, "audit_spans") == 28 + 3 * 9 + 2 * 14 + 6 * 4
+    spans = db.execute("SELECT after, last FROM audit_spans WHERE agent_id = '' AND action = ''").fetchall()
+    assert spans == [(number * 42, number * 42 + 42) for number in range(28)]
+    before = db.total_changes
+    audit_blocks.create_blocks(db)
+    assert db.total_changes == before
 
 
 def check_parts(db: sqlite3.Connection, part: int) -> int:
@@ -305,7 +371,8 @@ async def test_an_upgrade_that_loses_the_power_leaves_the_old_file_or_the_new_on
 async def test_counts_agree_after_many_handles_wrote_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_blocks, "BLOCK", 8)
+    monkeypatch.setattr(audit_blocks, "BLOCK", 4)
+    monkeypatch.setattr(audit_blocks, "SPAN", 4)
     path = tmp_path / "shared.db"
     clock = ManualClock(NOW)
     settings = Settings(sqlite_path=str(path))
@@ -329,4 +396,5 @@ async def test_counts_agree_after_many_handles_wrote_at_once(
         since = to_micros(clock() - timedelta(days=90))
         assert db.execute("SELECT COUNT(*) FROM audit_log WHERE at >= ?", (since,)).fetchone() == (total,)
         assert check_blocks(db) > 3
+        assert check_blocks(db, "audit_spans") > 0
         check_parts(db, leaderboard.PART)

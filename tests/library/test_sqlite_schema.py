@@ -28,7 +28,8 @@ FIRST = {
 }
 SECOND = FIRST | {"audit_blocks", "leaderboard_parts", "document_changes"}
 THIRD = SECOND | {"search_indexes", "search_index_pieces"}
-TABLES = {1: FIRST, 2: SECOND, 3: THIRD, 4: THIRD}
+FIFTH = THIRD | {"audit_spans"}
+TABLES = {1: FIRST, 2: SECOND, 3: THIRD, 4: THIRD, 5: FIFTH}
 
 
 def mark(db: sqlite3.Connection, version: int, application: int = MARK) -> None:

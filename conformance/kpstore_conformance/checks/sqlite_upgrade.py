@@ -291,7 +291,8 @@ def _others(path: Path) -> tuple[list[Any], dict[str, list[Any]]]:
 
 def _other_tables(db: sqlite3.Connection) -> list[str]:
     ours = MINE | {"skill_tags", "reputation_history", "leaderboard_parts", "rate_limits", "audit_log"}
-    ours |= {"audit_blocks", "document_changes", "erasure", "search_indexes", "search_index_pieces"}
+    ours |= {"audit_blocks", "audit_spans", "document_changes", "erasure"}
+    ours |= {"search_indexes", "search_index_pieces"}
     names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     return [name for (name,) in names if name not in ours and not name.startswith("sqlite_")]
 

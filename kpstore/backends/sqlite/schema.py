@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from kpstore.backends.sqlite.audit_blocks import BLOCKS_TABLE, LOG_INDEXES, LOG_TABLE, create_blocks
+from kpstore.backends.sqlite.audit_blocks import (
+    BLOCKS_TABLE,
+    LOG_INDEXES,
+    LOG_TABLE,
+    SPANS_TABLE,
+    create_blocks,
+)
 from kpstore.backends.sqlite.leaderboard import TABLE as LEADERBOARD_TABLE
 from kpstore.backends.sqlite.leaderboard import create_parts
 from kpstore.backends.sqlite.search import CHANGES, CHANGES_TABLE, create_changes, drop_changes
@@ -12,7 +18,7 @@ from kpstore.backends.sqlite.stored_index import TABLES as STORED_TABLES
 from kpstore.backends.sqlite.typescript import is_typescript_registry, upgrade_typescript_registry
 from kpstore.errors import DataCorruptionError, SchemaVersionError
 
-VERSION = 4  # PRAGMA user_version
+VERSION = 5  # PRAGMA user_version
 APPLICATION_ID = 0x6B707374  # "kpst": tells our files from other programs' (PRAGMA application_id)
 
 # Positions are never used again (AUTOINCREMENT), so that a scan which goes on after the
@@ -97,13 +103,14 @@ TABLES = {
     "audit_log": LOG_TABLE,
     # Derived: totals that nothing has to count up when they are asked for.
     "audit_blocks": BLOCKS_TABLE,
+    "audit_spans": SPANS_TABLE,
     "leaderboard_parts": LEADERBOARD_TABLE,
     # What the handles' search indexes have to look at again.
     CHANGES: CHANGES_TABLE,
     **STORED_TABLES,
 }
 # The tables that came with a version.
-_NEW_IN = {2: {"audit_blocks", "leaderboard_parts", CHANGES}, 3: set(STORED_TABLES)}
+_NEW_IN = {2: {"audit_blocks", "leaderboard_parts", CHANGES}, 3: set(STORED_TABLES), 5: {"audit_spans"}}
 # One row: 1 where something was deleted or replaced since the file was last cleaned of what went (SQL-6).
 ERASURE = "owed INTEGER NOT NULL"
 # What goes from these leaves traces of somebody's data; the other tables only ever grow.
@@ -114,7 +121,10 @@ ERASED_BY = {
     "rate_limit_violations": ("DELETE",),
     "audit_log": ("DELETE",),
 }
-WITHOUT_ROWID = {"skill_tags", "reputation_history", "rate_limits", "audit_blocks", "leaderboard_parts"}
+WITHOUT_ROWID = {
+    *("skill_tags", "reputation_history", "rate_limits"),
+    *("audit_blocks", "audit_spans", "leaderboard_parts"),
+}
 INDEXES = {
     "knowledge_units_by_agent": "knowledge_units (agent_id)",
     "reputation_by_score": "reputation (score DESC)",

@@ -296,6 +296,17 @@ def test_long_strings_are_extended_as_long_as_their_postings_have_room(
     assert index.deep == (165 if share == 1 else 55)
 
 
+def test_all_long_strings_count_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_DEEP", 2)
+    index = GramIndex(50)
+    for position in range(55):
+        index.put(position, b"abcd")
+    index.work(60.0)
+    _, extended = nodes_of(index)
+    assert extended == dict.fromkeys(parts_of(b"abcd", 4), 55)
+    assert index.deep == 55 * len({b"ab", b"bc", b"cd", b"abc", b"bcd", b"abcd"})
+
+
 def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grams, "_ROWS", 4)
     monkeypatch.setattr(grams, "_NODES", 4)
@@ -311,6 +322,7 @@ def test_tables_grow_by_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> No
         (0, 256, 256),
         (100_000, 500, 256),
         (400_000, 2000, 320),
+        (999_999, 4999, 799),
         (1_000_000, 5000, 800),
         (5_000_000, 5000, 800),
     ],
@@ -329,6 +341,9 @@ def test_postings_grow_with_the_number_of_documents(documents: int, most: int, s
         ("übel für él", ["ü", "f", "é"]),
         ("слово и слово", ["с", "и", "с"]),
         ("日本語 ok", ["日", "本", "語", "o"]),
+        # The least and the greatest bytes within characters, and the last one of two bytes.
+        ("xÀb xÿb a\x7fb", ["x", "x", "a", "b"]),
+        ("a\u07c0b aअb", ["a", "a", "अ"]),
         ("it’s — “so”", ["i", "s", "s"]),
         ("", []),
     ],
@@ -359,6 +374,9 @@ def test_a_text_that_is_no_utf_8_is_found_as_any_other(text: bytes) -> None:
         ("a ", True, True),
         (", ", True, True),
         ("日本", True, True),
+        ("ÀÀ", True, True),
+        ("ÿÿ", True, True),
+        ("\x7f\x7f\x7f", False, False),
         ("sea", True, False),
         ("日本語", True, False),
         ("слово", True, False),
@@ -409,6 +427,31 @@ def test_a_word_is_followed_further_than_what_is_within_words(
     assert not within & rows
 
 
+def test_what_is_laid_out_is_what_will_be_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "_SAMPLE", 30)
+    monkeypatch.setattr(grams, "_bounds_for", lambda documents: grams._Bounds(40, 20))
+    index = GramIndex()
+    for position, text in enumerate(SEARCHED):
+        index.put(position, text)
+    for _ in index._lay_out():
+        assert not index._in_trie
+    words = {word[:end] for word in (b"seaside", b"undersea") for end in range(1, len(word))}
+    rows = strings_with_rows(index)
+    assert words <= rows
+    assert not {b"easid", b"ndersea", b"derby"} & rows
+
+
+def test_what_is_not_sought_is_followed_once_it_is_in_more_documents_than_its_bound() -> None:
+    index = GramIndex()
+    index._fixed_bounds = grams._Bounds(40, 20)
+    for position in range(41):
+        index.put(position, b"undersea")
+        index.work(60.0)
+        rows = strings_with_rows(index)
+        assert (b"undersea" in rows) == (position + 1 > 20)
+        assert (b"ndersea" in rows) == (position + 1 > 40)
+
+
 def test_a_saved_index_knows_what_is_sought() -> None:
     index = GramIndex(3)
     for position, text in enumerate(SEARCHED):
@@ -436,15 +479,15 @@ def test_a_string_that_comes_later_is_followed_further_if_it_begins_words_there(
         index.put(position, b"set")
     index.work(60.0)
     assert b"se" in strings_with_rows(index)
-    together = b"unsealed", b"used", b"a sedan", b"unsewn", b"sewing"
-    for text, count in zip(together, (25, 25, 9, 25, 8), strict=True):  # 9 of 34 are more than a quarter
+    together = b"unsealed", b"used", b"a sedan", b"unsewn", b"sewing", b"osef"
+    for text, count in zip(together, (25, 25, 9, 25, 8, 25), strict=True):  # 9 of 34 are more than a quarter
         for _ in range(count):
             position += 1
             index.put(position, text)
     index.work(60.0)
     rows = strings_with_rows(index)
     assert b"sed" in rows
-    assert not {b"sea", b"sew"} & rows
+    assert not {b"sea", b"sew", b"sef"} & rows
 
 
 @pytest.mark.parametrize(("beginning", "others"), [(1, 3), (2, 6), (1, 4)])

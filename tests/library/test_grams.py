@@ -449,7 +449,7 @@ def test_what_is_not_sought_is_followed_once_it_is_in_more_documents_than_its_bo
         index.work(60.0)
         rows = strings_with_rows(index)
         assert (b"undersea" in rows) == (position + 1 > 20)
-        assert (b"ndersea" in rows) == (position + 1 > 40)
+        assert (b"nde" in rows) == (b"ndersea" in rows) == (position + 1 > 40)
 
 
 def test_a_saved_index_knows_what_is_sought() -> None:

@@ -62,6 +62,11 @@ def test_twice_as_slow_is_seen_far_below_the_limit() -> None:
     assert what(measurement(0.2, tenth_ms=0.2)) == ["tail", "median"]
 
 
+@pytest.mark.parametrize(("times", "faults"), [(1.25, []), (1.35, ["tail", "median"])])
+def test_how_much_larger_than_recorded_a_ratio_may_be(times: float, faults: list[str]) -> None:
+    assert what(measurement(0.1 * times, tenth_ms=0.1 * times)) == faults
+
+
 def test_a_slower_machine_is_no_slower_store() -> None:
     assert what(measurement(machine=3)) == []
 
@@ -126,7 +131,7 @@ def test_a_fault_says_what_came_and_what_was_allowed() -> None:
         "p95 of the calls at their quietest ÷ the reference's",
         "median of the calls at their quietest ÷ the reference's",
     ]
-    assert "recorded 2, which allows 2.8" in faults[0].text
+    assert "recorded 2, which allows 2.6" in faults[0].text
 
 
 def test_nothing_stated_is_nothing_broken() -> None:

@@ -15,7 +15,8 @@ _LONG_RUN = 32
 _MAYBE_LONG_RUN = re.compile(f"[\u0300-\U0010ffff]{{{_LONG_RUN + 1},}}")  # no mark is below U+0300
 # Characters folded at a time where the event loop has to turn in between: 1 ms for the worst of them.
 PART = 16 * 1024
-_ASCII = re.compile("[\0-\x7f]")
+# None of these combines with what is before it: all below U+0300, Greek, Cyrillic, kana, ideographs, Hangul.
+_CUT = re.compile("[\0-\u02ff\u0370-\u0482\u048a-\u052f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]")
 
 
 def fold(text: str) -> str:
@@ -34,12 +35,12 @@ def fold(text: str) -> str:
 def parts(text: str) -> Iterator[str]:
     """The text in parts of 16k characters, whose folds put together are the fold of the whole.
 
-    A part ends before an ASCII character, since none combines with what is
-    before it; a text without them is one part, however long.
+    A part ends before a character that does not combine with what is before
+    it, of most scripts; a text without them is one part, however long.
     """
     start = 0
     while len(text) - start > PART:
-        cut = _ASCII.search(text, start + PART)
+        cut = _CUT.search(text, start + PART)
         if cut is None:
             break
         yield text[start : cut.start()]

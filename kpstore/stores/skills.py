@@ -16,6 +16,7 @@ from kpstore.stores.documents import (
     Progress,
     folded_filter,
     quality_filter,
+    turn_if_large,
 )
 from kpstore.text import fold
 
@@ -76,7 +77,11 @@ class SkillStore(DocumentStore[StoredSkill]):
         return await self._page(wanted, *bounds)
 
     async def _document(self, record: StoredSkill, name: str) -> Document:
-        return skill_document(record, self._encode(record, name), await fold_all(skill_texts(record)))
+        body = self._encode(record, name)
+        await turn_if_large(body)
+        texts = await fold_all(skill_texts(record))
+        await turn_if_large(body)
+        return skill_document(record, body, texts)
 
     async def _checked(self, given: object, name: str) -> StoredSkill:
         fields = rules.fields_of(given, StoredSkill, name)

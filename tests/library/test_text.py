@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -37,6 +38,24 @@ def test_the_folds_of_the_parts_are_the_fold_of_the_whole(pieces: list[str]) -> 
     cut = list(parts(text))
     assert "".join(cut) == text
     assert "".join(map(fold, cut)) == folded(text)
+
+
+@pytest.mark.parametrize("letter", "ßéωяか日한")
+def test_parts_are_short_in_most_scripts(letter: str) -> None:
+    assert max(map(len, parts(letter * 3 * PART))) == PART
+
+
+def test_no_part_begins_with_what_combines_with_a_character_before_it() -> None:
+    """Such a character is a mark, a vowel or final of Hangul, or the second one of a pair that is one."""
+    characters = [chr(number) for number in range(0x110000) if not 0xD800 <= number < 0xE000]
+    pairs = [unicodedata.decomposition(character).split() for character in characters]
+    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    combining = seconds | {chr(number) for number in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
+    for character in characters:
+        first = unicodedata.normalize("NFD", character)[0]
+        if unicodedata.combining(first) or first in combining:
+            # It is looked for right behind the least length of a part, and then nowhere.
+            assert list(parts("x" * PART + character)) == ["x" * PART + character], hex(ord(character))
 
 
 def test_parts_are_short_where_there_is_ascii() -> None:

@@ -119,7 +119,7 @@ def append_entry(db: sqlite3.Connection, entry: AuditDocument) -> None:
         (entry.at, entry.agent_id, entry.action, entry.body),
     )
     if random.random() < 1 / BLOCK:  # noqa: S311  # spreads work, guards nothing
-        closes_spans = random.random() < 1 / SPAN  # noqa: S311
+        closes_spans = random.random() < 1 / SPAN  # noqa: S311  # as above
         for agent_id, action in {
             ("", ""),
             (entry.agent_id, ""),
@@ -168,9 +168,9 @@ class _Search:
 
     def __init__(self, db: sqlite3.Connection, query: AuditQuery) -> None:
         self._db = db
-        self._key = query.agent_id or "", query.action or ""
+        self._agent_and_action = query.agent_id or "", query.action or ""
         self._times = query.since, _HIGHEST if query.until is None else query.until
-        where, self._values = _key(*self._key)
+        where, self._values = _key(*self._agent_and_action)
         # The plus keeps SQLite from going by time, and sorting.
         self._within = (
             f"FROM audit_log WHERE {where} AND position > ? AND position <= ? AND +at BETWEEN ? AND ?"
@@ -183,9 +183,9 @@ class _Search:
                 yield from self.blocks(after, last)
             else:
                 yield _Stretch(after, last, matches, is_span=True)
-        yield from self.blocks(_last(self._db, "audit_spans", *self._key), _HIGHEST)
+        yield from self.blocks(_last(self._db, "audit_spans", *self._agent_and_action), _HIGHEST)
         (end,) = self._db.execute("SELECT COALESCE(MAX(position), -1) FROM audit_log").fetchone()
-        yield self._counted(_last(self._db, "audit_blocks", *self._key), end)
+        yield self._counted(_last(self._db, "audit_blocks", *self._agent_and_action), end)
 
     def blocks(self, after: int, last: int) -> Iterator[_Stretch]:
         """Those of the blocks there."""
@@ -212,7 +212,7 @@ class _Search:
             f"SELECT after, last, CASE WHEN earliest >= ? AND latest <= ? THEN entries END FROM {table}"
             " WHERE agent_id = ? AND action = ? AND last > ? AND last <= ?"
             " AND latest >= ? AND earliest <= ? ORDER BY last",
-            (since, until, *self._key, after, last, since, until),
+            (since, until, *self._agent_and_action, after, last, since, until),
         ).fetchall()
 
     def _counted(self, after: int, last: int) -> _Stretch:

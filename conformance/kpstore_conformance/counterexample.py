@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ from kpstore_conformance.history import (
     Symbol,
 )
 
-__all__ = ["METHOD_CLAUSES", "scenario_text"]
+__all__ = ["METHOD_CLAUSES", "Unwritable", "scenario_text"]
 
 METHOD_CLAUSES: dict[str, tuple[str, ...]] = {
     "skills.create": ("SKILL-1", "GEN-4"),
@@ -69,7 +69,8 @@ METHOD_CLAUSES: dict[str, tuple[str, ...]] = {
 """The clauses that a wrong answer of each method speaks of."""
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_/.-]*\Z")
-_RESERVED = frozenset({"null", "true", "false"})
+_RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
+"""What YAML takes for no text, in any spelling; the last six words are YAML 1.1's, of many editors."""
 _LONG = 200  # characters of a text, beyond which it is said by `$repeat`
 _DEEP = 20  # levels, beyond which a value is said by `$nested`
 _SKILL_DEFAULTS: dict[str, Any] = {
@@ -100,8 +101,18 @@ def scenario_text(
         failing: which observation of the last step is the wrong one.
         title: one line.
         why: what came instead, for the reader.
+
+    Raises:
+        Unwritable: something in the history cannot be said in a scenario file.
     """
-    return _Writer(steps, expected, failing).file(start, title, why)
+    try:
+        return _Writer(steps, expected, failing).file(start, title, why)
+    except RecursionError:
+        raise Unwritable("nested too deeply") from None
+
+
+class Unwritable(Exception):  # noqa: N818 - what it is
+    """A history holds what no scenario file can say."""
 
 
 class _Writer:
@@ -149,20 +160,24 @@ class _Writer:
 
     def _name_results(self) -> None:
         entries = keys = 0
-        for step, observed in zip(self._steps[:-1], self._expected[:-1], strict=True):
-            if not isinstance(step, Call):
+        for call, outcome in self._calls_before_the_last():
+            if not isinstance(outcome, Returned):
                 continue
-            for one in observed:
-                if not isinstance(one, Returned):
-                    continue
-                if step.method == "create" and step.store == "api_keys":
-                    keys += 1
-                    name = step.save or f"key_{keys}"
-                    for part in ("raw_key", "record.key_hash", "record.key_prefix"):
-                        self._names[f"{part} of key {keys}"] = f"{name}.{part}"
-                elif step.method == "log":
-                    entries += 1
-                    self._names[f"id of entry {entries}"] = f"entry_{entries}.id"
+            if call.method == "create" and call.store == "api_keys":
+                keys += 1
+                name = call.save or f"key_{keys}"
+                for part in ("raw_key", "record.key_hash", "record.key_prefix"):
+                    self._names[f"{part} of key {keys}"] = f"{name}.{part}"
+            elif call.method == "log":
+                entries += 1
+                self._names[f"id of entry {entries}"] = f"entry_{entries}.id"
+
+    def _calls_before_the_last(self) -> Iterator[tuple[Call, Observation]]:
+        """What was called and what came of it, in the order in which it was."""
+        for step, observed in zip(self._steps[:-1], self._expected[:-1], strict=True):
+            if isinstance(step, Call):
+                calls = (step, *step.changes) if step.changes else (step,) * len(observed)
+                yield from zip(calls, observed, strict=False)
 
     # --- steps -----------------------------------------------------------------------------------
 
@@ -170,22 +185,24 @@ class _Writer:
         step, observed = self._steps[index], self._expected[index]
         if not isinstance(step, Call):
             return [f"- {_move(step)}"]
-        saves = [self._save_of(step, one) for one in observed]
-        if step.times > 1 and not any(saves) and len(set(map(_outcome, observed))) == 1:
-            inner = self._call_lines(step, _error_lines(observed[0]))
+        if step.changes:
+            return self._call_lines(step, self._outcome_lines(step, observed[0]), observed[1:])
+        outcomes = [self._outcome_lines(step, one) for one in observed]
+        saves = any(self._save_of(step, one) for one in observed)
+        if step.times > 1 and not saves and len(set(map(_outcome, observed))) == 1:
+            inner = self._call_lines(step, outcomes[0])
             return [
                 "- repeat:",
                 f"    times: {step.times}",
                 "    steps:",
                 *(f"      {line}" for line in inner),
             ]
-        if step.changes:
-            return self._call_lines(step, _error_lines(observed[0]), observed[1:])
-        return [
-            line
-            for one, save in zip(observed, saves, strict=True)
-            for line in self._call_lines(step, [*_error_lines(one), *([f"save: {save}"] if save else [])])
-        ]
+        return [line for outcome in outcomes for line in self._call_lines(step, outcome)]
+
+    def _outcome_lines(self, step: Call, observed: Observation) -> list[str]:
+        """That the call is refused, if it is, and under which name its result is kept, if it is needed."""
+        save = self._save_of(step, observed)
+        return [*_error_lines(observed), *([f"save: {save}"] if save else [])]
 
     def _save_of(self, step: Call, observed: Observation) -> str | None:
         """The name to save a result under, if anything after it speaks of it."""
@@ -248,7 +265,7 @@ class _Writer:
         if step.changes:
             lines += ["  during:", f"    after: {step.after}", "    steps:"]
             for index, change in enumerate(step.changes):
-                outcome = _error_lines(changed[index]) if index < len(changed) else []
+                outcome = self._outcome_lines(change, changed[index]) if index < len(changed) else []
                 lines += [f"      {line}" for line in self._call_lines(change, outcome)]
         return [*lines, *(f"  {line}" for line in judgement)]
 
@@ -387,6 +404,8 @@ def _mapping(value: Mapping[Any, Any], *, literal: bool) -> str:
         return f"{{$nested: {{depth: {depth}, kind: mapping}}}}"
     special = any(isinstance(key, str) and key.startswith("$") for key in value)
     if special and not literal:
+        if not _is_plain(value):
+            raise Unwritable("a key that begins with `$`, over what only a constructor can make")
         return f"{{$literal: {_mapping(value, literal=True)}}}"
     return _flow_map({key: _value(item, literal=literal) for key, item in value.items()}, literal=literal)
 
@@ -436,7 +455,7 @@ def _flow_map(entries: Mapping[Any, str], *, literal: bool = False) -> str:
 def _text(text: str, *, literal: bool = False) -> str:
     if len(text) > _LONG and not literal and len(set(text)) == 1:
         return f"{{$repeat: {{text: {_text(text[0])}, times: {len(text)}}}}}"
-    if _PLAIN.match(text) and text not in _RESERVED:
+    if _PLAIN.match(text) and text.lower() not in _RESERVED:
         return text
     return _quoted(text if literal else text.replace("${", "$${"))
 

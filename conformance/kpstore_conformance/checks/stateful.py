@@ -24,7 +24,7 @@ from typing import ClassVar
 from kpstore import ManualClock
 from kpstore_conformance import strategies
 from kpstore_conformance.check import Lab, check
-from kpstore_conformance.counterexample import scenario_text
+from kpstore_conformance.counterexample import Unwritable, scenario_text
 from kpstore_conformance.history import (
     Call,
     Close,
@@ -545,7 +545,10 @@ async def _reproduces(search: Search, file: Path) -> str:
         result = await run_case(scenario.cases()[0], target)
     finally:
         await target.dispose()
-    return "" if result.outcome == "failed" else f"run as a scenario, it {result.outcome}"
+    if result.outcome != "failed" or result.failure is None:
+        return f"run as a scenario, it {result.outcome}"
+    wrong_before = result.failure.line < scenario.steps[-1].node.line
+    return f"run as a scenario, line {result.failure.line} already fails" if wrong_before else ""
 
 
 def write_counterexample(search: Search, finding: Finding, name: str) -> tuple[Path | None, str]:
@@ -559,8 +562,8 @@ def write_counterexample(search: Search, finding: Finding, name: str) -> tuple[P
             title=_title(finding),
             why=redact(" · ".join(" ".join(problem.split()) for problem in finding.problems[:3]))[:500],
         )
-    except RecursionError:
-        return None, "nested too deeply to be written as a scenario"
+    except Unwritable as error:
+        return None, f"no scenario can say it: {error}"
     folder = Path(os.environ.get("KP_STATEFUL_OUT") or "counterexamples")
     folder.mkdir(parents=True, exist_ok=True)
     backend = "".join(c if c.isalnum() else "_" for c in search.adapter.spec)

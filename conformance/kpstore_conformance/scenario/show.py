@@ -35,20 +35,36 @@ def _fields(kind: type) -> tuple[str, ...] | None:
     return _FIELDS[kind]
 
 
+# A record may be nested half as deep as Python lets functions call each other. So there are no comprehensions
+# below: each has a frame of its own in 3.11.
+
+
 def view(value: object) -> Any:
     """A value as expectations see it: records as mappings of their fields, tuples as lists, sets frozen."""
-    kind = type(value)
-    if kind in _SCALARS:
+    if type(value) in _SCALARS:
         return value
+    seen = _outer_view(value)
+    if type(seen) is dict:
+        for key, item in seen.items():
+            seen[key] = view(item)
+    elif type(seen) is list:
+        for index, item in enumerate(seen):
+            seen[index] = view(item)
+    return seen
+
+
+def _outer_view(value: object) -> Any:
+    """The `view` of a value, but for what is in it. A mapping or list is a new one."""
+    kind = type(value)
     if kind is dict:
-        return {key: view(item) for key, item in value.items()}  # type: ignore[attr-defined]
+        return value.copy()  # type: ignore[attr-defined]
     names = _fields(kind)
     if names is not None:
-        return {name: view(getattr(value, name)) for name in names}
+        return {name: getattr(value, name) for name in names}
     if isinstance(value, (list, tuple)):
-        return [view(item) for item in value]
+        return list(value)
     if isinstance(value, Mapping):
-        return {key: view(item) for key, item in value.items()}
+        return dict(value)
     if isinstance(value, Set):
         return frozenset(value)
     return value
@@ -59,10 +75,17 @@ def snapshot(value: Any) -> Any:
     kind = type(value)
     if kind in _SCALARS:
         return value
+    inner: Any
     if kind is dict:
-        return {key: snapshot(item) for key, item in value.items()}
+        inner = {}
+        for key, item in value.items():
+            inner[key] = snapshot(item)
+        return inner
     if kind in (list, tuple, set, frozenset):
-        return kind(snapshot(item) for item in value)
+        inner = []
+        for item in value:
+            inner.append(snapshot(item))
+        return kind(inner)
     names = _fields(kind)
     if names is None:
         return value
@@ -104,10 +127,11 @@ def clip(text: str, room: int) -> str:
 
 def short(value: object, room: int = 200, *, items: int = 8, depth: int = 4) -> str:
     """A value on one line in YAML's flow style, at most about `room` characters long."""
-    return clip(_short(view(value), items, depth), room)
+    return clip(_short(value, items, depth), room)
 
 
 def _short(value: object, items: int, depth: int) -> str:
+    value = _outer_view(value)
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from harness.busy import busy_processes, work
 from kpstore_conformance.latency.stopwatch import StopWatch
 
 TELLS = Path("/proc/thread-self/schedstat").exists()
@@ -39,26 +38,19 @@ async def test_a_call_that_waits_for_something_is_timed_whole(watch: StopWatch) 
 
 async def test_a_call_that_works_is_timed_whole(watch: StopWatch) -> None:
     async def works() -> None:
-        end = time.thread_time_ns() + 10_000_000
-        while time.thread_time_ns() < end:
-            pass
+        work(0.01)
 
     took_ns, _ = await watch.time(works)
     assert took_ns >= 9_500_000
 
 
 async def test_work_on_another_thread_is_timed_whole() -> None:
-    def works() -> None:
-        end = time.thread_time_ns() + 10_000_000
-        while time.thread_time_ns() < end:
-            pass
-
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         watch = StopWatch()
         watch.look_for_threads()
         loop = asyncio.get_running_loop()
-        took_ns, _ = await watch.time(lambda: loop.run_in_executor(pool, works))
+        took_ns, _ = await watch.time(lambda: loop.run_in_executor(pool, work, 0.01))
         watch.close()
     assert took_ns >= 9_500_000
 
@@ -68,18 +60,12 @@ async def test_time_without_a_processor_is_taken_off(watch: StopWatch) -> None:
     """Beside eight busy processes 30 ms of work take far more than that, of which the store knows nothing."""
 
     async def works() -> int:
-        start, end = time.perf_counter_ns(), time.thread_time_ns() + 30_000_000
-        while time.thread_time_ns() < end:
-            pass
+        start = time.perf_counter_ns()
+        work(0.03)
         return time.perf_counter_ns() - start
 
-    hogs = [subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"]) for _ in range(8)]
-    try:
+    with busy_processes(8):
         found = [await watch.time(works) for _ in range(5)]
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
     walls = [wall_ns for _, wall_ns in found]
     assert max(walls) > 45_000_000, "the processors were not busy"
     # What is left is the work, and what the machine below us took.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 from pyroaring import BitMap
@@ -21,8 +21,12 @@ _SEPARATOR = bytes((SEPARATOR,))
 _MANY_TAGS = 500
 
 
-def text_of(texts: Iterable[str]) -> bytes:
+def text_of(texts: Sequence[str]) -> bytes:
     """The folded texts of a document as the index takes them. Old records may have lone surrogates."""
+    joined = "\0".join(texts)
+    if joined.count("\0") < len(texts):  # no text has any itself
+        # A skill with 60,000 tags takes a fifth of the time so.
+        return joined.encode("utf-8", "surrogatepass").replace(b"\0", _SEPARATOR)
     return _SEPARATOR.join(text.encode("utf-8", "surrogatepass") for text in texts)
 
 

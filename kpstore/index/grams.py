@@ -251,7 +251,8 @@ class GramIndex:
         nodes: list[int] = []
         end = 0  # of the part of the query that they cover
         children, row_of = self._children, self._row_of
-        columns = self._column_of[np.frombuffer(query, np.uint8)].tolist()
+        looked_at = np.frombuffer(query[: _STARTS + _MAX_DEPTH], np.uint8)  # a query may be a megabyte long
+        columns = self._column_of[looked_at].tolist()
         for start in range(min(len(query), _STARTS)):
             row, node, depth = _ROOT, 0, 0
             for column in columns[start : start + _MAX_DEPTH]:

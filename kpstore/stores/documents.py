@@ -178,8 +178,9 @@ async def turn_if_large(body: bytes) -> None:
     10 ms with 60,000 tags.
     """
     if len(body) >= _LARGE:
-        await asyncio.sleep(0)  # the loop looks for what is due, and goes on here first
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop sees what is due, and goes on here first
+        await asyncio.sleep(0)  # it tells those who wait that it is
+        await asyncio.sleep(0)  # they have their turn
 
 
 async def folded_filter(value: object, field: str) -> str | None:

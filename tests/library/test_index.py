@@ -63,6 +63,16 @@ def finish(index: GramIndex | DocumentIndex) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "texts", [(), ("",), ("a", "", "b"), ("a\0", "b"), ("\0",), ("\ud83d", "\ude00", "ü")]
+)
+def test_the_text_of_a_document_is_its_texts_with_a_byte_between_that_no_text_has(
+    texts: tuple[str, ...],
+) -> None:
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    assert text_of(texts) == b"\xff".join(parts)
+
+
 def prose(dice: random.Random) -> str:
     return " ".join(dice.choices(WORDS, k=dice.randint(0, 8)))
 

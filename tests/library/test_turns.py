@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from kpstore import create_store
+from kpstore.stores.documents import turn_if_large
 
 
 async def test_a_scan_in_small_batches_lets_others_have_their_turn() -> None:
@@ -26,3 +28,13 @@ async def test_a_scan_in_small_batches_lets_others_have_their_turn() -> None:
         assert len([one async for one in stores.api_keys.scan(batch_size=10)]) == 3000
         assert turned > before + 3
         other.cancel()
+
+
+async def test_between_two_long_things_with_a_large_record_all_who_are_due_have_their_turn() -> None:
+    due = asyncio.create_task(asyncio.sleep(0.001))
+    await asyncio.sleep(0)
+    time.sleep(0.005)  # the long thing
+    await turn_if_large(bytes(64 * 1024 - 1))
+    assert not due.done()
+    await turn_if_large(bytes(64 * 1024))
+    assert due.done()

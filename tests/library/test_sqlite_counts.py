@@ -131,6 +131,17 @@ def steps_of(db: sqlite3.Connection, query: AuditQuery, offset: int) -> int:
     return steps
 
 
+def test_the_very_first_entry_may_end_a_block_and_a_span(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    for number in range(3):
+        audit_blocks.append_entry(db, AuditDocument(f'"{number}"'.encode(), "a", "x", number))
+    for since, until, found in ((0, None, b"012"), (0, 0, b"0"), (1, None, b"12"), (1, 1, b"1")):
+        bodies, total = audit_blocks.find_entries(db, AuditQuery("a", "x", since, until), 0, 20)
+        assert (b"".join(bodies).replace(b'"', b""), total) == (found, len(found))
+
+
 def test_what_a_page_of_the_log_costs_does_not_grow_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_blocks, "BLOCK", 40)
     steps = []

@@ -64,7 +64,7 @@ def finish(index: GramIndex | DocumentIndex) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [(), ("",), ("a", "", "b"), ("a\0", "b"), ("\0",), ("\ud83d", "\ude00", "ü")]
+    "texts", [(), ("",), ("a", "", "b"), ("a\0", "b"), ("a\0\0", "b"), ("\0",), ("\ud83d", "\ude00", "ü")]
 )
 def test_the_text_of_a_document_is_its_texts_with_a_byte_between_that_no_text_has(
     texts: tuple[str, ...],

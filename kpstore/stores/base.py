@@ -23,8 +23,9 @@ from kpstore.turns import Turns
 T = TypeVar("T")
 R = TypeVar("R")
 
-# One page of the longest list that a store reads at a time when it lists everything.
-SCAN_BATCH = 500
+# As many records as are made in one go when everything is listed, whatever size a batch may have. Each takes
+# 2 to 8 us, and a thread that makes them has the interpreter's lock meanwhile.
+SCAN_BATCH = 100
 
 # Decoding a body of hundreds of thousands of small containers sets off the garbage collector again and
 # again, which then takes twice as long as the decoding. From this size on it waits until that is done.

@@ -20,6 +20,9 @@ from kpstore.index.pages import PAGE_BITS
 _LEAF_LIMIT = 128
 # A set of so many is sorted faster than the tree is walked.
 _FEW = 256
+# Where so many of a set are to be expected below a node, they are sorted at once: a step further down the
+# tree takes 5 to 10 us with a million documents, and sorting one of them 0.3.
+_AT_ONCE = 48
 _SIGN = 1 << 63
 _ALL_BITS = (1 << 64) - 1
 
@@ -223,6 +226,7 @@ class Order:
         found: list[int] = []
         nodes: list[_Node] = [self._root]
         wanted = end - offset
+        small = 0 if among is None else _AT_ONCE * len(self._root.members) // len(among)
         while nodes and len(found) < wanted:
             node = nodes.pop()
             if offset:
@@ -232,12 +236,15 @@ class Order:
                     continue
             elif among is not None and not among.intersect(node.members):
                 continue
-            if isinstance(node, _Fork):
+            if isinstance(node, _Fork) and len(node.members) > small:
                 nodes += (node.low, node.high)
                 continue
             members = node.members if among is None else node.members & among
+            if isinstance(node, _Fork) and len(members) > _FEW:  # more than was to be expected
+                nodes += (node.low, node.high)
+                continue
             last = offset + wanted - len(found)
-            if node.low == node.high:
+            if isinstance(node, _Leaf) and node.low == node.high:
                 found += members[offset:last]
             else:
                 found += self._sorted(members)[offset:last]
@@ -245,7 +252,8 @@ class Order:
         return found
 
     def _sorted(self, members: BitMap) -> list[int]:
-        return sorted(members, key=lambda position: (-self.key(position), position))
+        # Those of one key stay in the order of their positions, in which they come.
+        return sorted(members, key=self.key, reverse=True)
 
 
 def _tree(positions: Positions, keys: NDArray[np.uint64]) -> Generator[None, None, _Node]:

@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What matters at a hundred documents, at a few."""
     monkeypatch.setattr(module, "_LEAF_LIMIT", 4)
     monkeypatch.setattr(module, "_FEW", 3)
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
 
 
 def check_tree(order: Order, known: dict[int, int]) -> None:
@@ -178,6 +179,33 @@ def test_pages_and_counts_are_those_of_the_sorted_list(qualities: list[float] | 
     assert order.count(None) == 0
     assert not order._keys
     assert order.page(None, 0, 10) == []
+
+
+@pytest.mark.parametrize("highest", [False, True])
+def test_a_page_of_a_sparse_set_does_not_look_into_every_leaf(
+    highest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(0)
+    order, keys = Order(), {position: dice.randrange(10**6) for position in range(20_000)}
+    for position, key in keys.items():
+        order.add(position, key)
+    ranked = sorted(keys, key=lambda position: (-keys[position], position))
+    these = set(ranked[:400] if highest else dice.sample(ranked, 400))
+    sorted_at_once: list[int] = []
+    sort = order._sorted
+
+    def noted(members: BitMap) -> list[int]:
+        sorted_at_once.append(len(members))
+        return sort(members)
+
+    monkeypatch.setattr(order, "_sorted", noted)
+    for offset, end in ((0, 100), (150, 250), (390, 400)):
+        sorted_at_once.clear()
+        page = order.page(BitMap(these), offset, end)
+        assert page == [position for position in ranked if position in these][offset:end]
+        assert sum(sorted_at_once) <= (end - offset) + 2 * module._FEW
+        # A leaf has 2 of 400 on average; where all are next to each other, up to 128.
+        assert len(sorted_at_once) <= 8
 
 
 def test_a_leaf_is_parted_when_it_is_full_of_several_keys() -> None:

@@ -1,4 +1,4 @@
-"""Work for a stated time, and a machine that is busy with other things."""
+"""Work for a stated time, and a machine that is busy with other things; what only some systems tell of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+needs_waiting_times = pytest.mark.skipif(
+    not Path("/proc/thread-self/schedstat").exists(),
+    reason="this system does not tell how long a thread waited",
+)
 
 
 def work(seconds: float) -> None:

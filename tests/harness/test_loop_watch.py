@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 
-import pytest
-from harness.busy import busy_processes, work
+from harness.busy import busy_processes, needs_waiting_times, work
 from kpstore_conformance.loop_watch import LoopWatch
 
-TELLS = Path("/proc/thread-self/schedstat").exists()
 PASSES = 5
 
 
@@ -49,7 +46,7 @@ async def test_a_thread_that_computes_costs_a_turn_no_more_than_pythons_switch()
     assert min(found) < 3 * sys.getswitchinterval()
 
 
-@pytest.mark.skipif(not TELLS, reason="this system does not tell how long a thread waited")
+@needs_waiting_times
 async def test_time_without_a_processor_does_not_count() -> None:
     found, walls = [], []
     with busy_processes(8):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 import subprocess
 import sys
@@ -98,7 +97,7 @@ def test_a_backend_that_is_not_there_is_one_line() -> None:
     with pytest.raises(AdapterError) as caught:
         asyncio.run(probe(adapter_for("nowhere")))
     assert "cannot open backend 'nowhere'" in str(caught.value)
-    assert re.search(r"known: .*\bmemory\b", str(caught.value))
+    assert "known: memory" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -6,13 +6,10 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from harness.busy import busy_processes, work
+from harness.busy import busy_processes, needs_waiting_times, work
 from kpstore_conformance.latency.stopwatch import StopWatch
-
-TELLS = Path("/proc/thread-self/schedstat").exists()
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ async def test_work_on_another_thread_is_timed_whole() -> None:
     assert took_ns >= 9_500_000
 
 
-@pytest.mark.skipif(not TELLS, reason="this system does not tell how long a thread waited")
+@needs_waiting_times
 async def test_time_without_a_processor_is_taken_off(watch: StopWatch) -> None:
     """Beside eight busy processes 30 ms of work take far more than that, of which the store knows nothing."""
 

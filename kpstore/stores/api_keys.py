@@ -12,7 +12,7 @@ from datetime import datetime
 from kpstore.errors import BackendUnavailableError, ValidationError
 from kpstore.records import ApiKeyRecord, NewApiKey
 from kpstore.stores import rules
-from kpstore.stores.base import Store, walk
+from kpstore.stores.base import SCAN_BATCH, Store, walk
 
 SCOPES = ("read", "write", "admin")
 TIERS = ("free", "pro", "enterprise")
@@ -111,7 +111,7 @@ class ApiKeyStore(Store):
 
     def scan(self, batch_size: int = 500) -> AsyncIterator[ApiKeyRecord]:
         """Every key's record in order of creation, `batch_size` of them in memory at a time."""
-        return walk(self._context, batch_size, self._last_position, self._scan)
+        return walk(self._context, batch_size, self._last_position, self._scan, at_most=SCAN_BATCH)
 
 
 def hash_key(raw_key: str) -> str:

@@ -148,16 +148,21 @@ async def walk(
     batch_size: object,
     last: Callable[[], Awaitable[int]],
     batch: Callable[[int, int, int], Awaitable[list[tuple[int, T]]]],
+    *,
+    at_most: int | None = None,
 ) -> AsyncIterator[T]:
     """Every record in insertion order, one batch in memory at a time (clause PAGE-4).
 
     A record keeps its position while it exists, and positions only grow, so
     that going on after the last one seen neither skips nor repeats, whatever is
     created, replaced or deleted meanwhile. `last` gives the highest position in
-    use, `batch(after, until, limit)` the records with `after < position <= until`.
+    use, `batch(after, until, limit)` the records with `after < position <= until`,
+    of which it is never asked for more than `at_most`.
     """
     context.check_open()
     size = rules.integer(batch_size, "batch_size", 1)
+    if at_most is not None:
+        size = min(size, at_most)
     after, until = -1, await last()
     turns = Turns()
     while after < until:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from kpstore.errors import ValidationError
 from kpstore.records import HistoryEntry, Page, ReputationRecord, ValidationVote
 from kpstore.stores import rules
-from kpstore.stores.base import Store, walk
+from kpstore.stores.base import SCAN_BATCH, Store, walk
 
 RECENT_HISTORY = 50  # entries in a record's `history`
 VOTING_AGE = timedelta(days=30)  # REP-5
@@ -151,7 +151,7 @@ class ReputationStore(Store):
 
     def scan(self, batch_size: int = 500) -> AsyncIterator[ReputationRecord]:
         """Every agent's record in the order of first sight, `batch_size` of them in memory at a time."""
-        return walk(self._context, batch_size, self._last_position, self._scan)
+        return walk(self._context, batch_size, self._last_position, self._scan, at_most=SCAN_BATCH)
 
     async def record_vote(self, vote: ValidationVote) -> None:
         """Add a vote; votes are never changed or removed."""

@@ -12,7 +12,6 @@ from kpstore.backends.memory.atoms import Line, Shards
 from kpstore.backends.memory.slices import decode_all
 from kpstore.records import ApiKeyRecord
 from kpstore.stores import ApiKeyStore, StoreContext
-from kpstore.stores.base import SCAN_BATCH
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ApiKeyRecord).decode
@@ -66,7 +65,7 @@ class MemoryApiKeyStore(ApiKeyStore):
         return len(self._hashes) - 1
 
     async def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, ApiKeyRecord]]:
-        positions = range(after + 1, min(until + 1, after + 1 + min(limit, SCAN_BATCH)))
+        positions = range(after + 1, min(until + 1, after + 1 + limit))
         return [(position, _decode(self._at(position))) for position in positions]
 
     def _at(self, position: int) -> bytes:

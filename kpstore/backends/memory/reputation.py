@@ -14,7 +14,6 @@ from kpstore.clock import from_micros, to_micros
 from kpstore.index import Order, quality_key
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
-from kpstore.stores.base import SCAN_BATCH
 from kpstore.stores.reputation import RECENT_HISTORY
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -164,7 +163,7 @@ class MemoryReputationStore(ReputationStore):
         return len(self._records) - 1
 
     async def _scan(self, after: int, until: int, limit: int) -> list[tuple[int, ReputationRecord]]:
-        positions = range(after + 1, min(until + 1, after + 1 + min(limit, SCAN_BATCH)))
+        positions = range(after + 1, min(until + 1, after + 1 + limit))
         records = await map_in_slices(lambda position: _decode_record(self._records[position]), positions)
         return list(zip(positions, records, strict=True))
 

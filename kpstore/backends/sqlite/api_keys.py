@@ -13,7 +13,6 @@ from kpstore.backends.sqlite.database import Database
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import ApiKeyRecord
 from kpstore.stores import ApiKeyStore, StoreContext
-from kpstore.stores.base import SCAN_BATCH
 
 _COLUMNS = "key_hash, key_prefix, agent_id, scopes, tier, created_at, revoked, revoked_at"
 
@@ -83,7 +82,7 @@ class SqliteApiKeyStore(ApiKeyStore):
             rows = db.execute(
                 f"SELECT position, {_COLUMNS} FROM api_keys WHERE position > ? AND position <= ?"
                 " ORDER BY position LIMIT ?",
-                (after, until, min(limit, SCAN_BATCH)),
+                (after, until, limit),
             )
             return [(row[0], _record(row[1:])) for row in rows]
 

@@ -15,7 +15,6 @@ from kpstore.backends.sqlite.near import NEAR_BYTES, TooMuchHereError, is_near
 from kpstore.clock import from_micros, to_micros
 from kpstore.records import HistoryEntry, ReputationRecord, ValidationVote
 from kpstore.stores import ReputationStore, Standing, StandingChange, StoreContext
-from kpstore.stores.base import SCAN_BATCH
 from kpstore.stores.reputation import RECENT_HISTORY
 
 _COLUMNS = "position, agent_id, score, contributions, validations, first_seen, updated_at, entries"
@@ -117,7 +116,7 @@ class SqliteReputationStore(ReputationStore):
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM reputation WHERE position > ? AND position <= ?"
                 " ORDER BY position LIMIT ?",
-                (after, until, min(limit, SCAN_BATCH)),
+                (after, until, limit),
             ).fetchall()
             return [(row[0], _record(db, row)) for row in rows]
 

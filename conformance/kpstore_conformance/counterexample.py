@@ -188,8 +188,8 @@ class _Writer:
         if step.changes:
             return self._call_lines(step, self._outcome_lines(step, observed[0]), observed[1:])
         outcomes = [self._outcome_lines(step, one) for one in observed]
-        saves = any(self._save_of(step, one) for one in observed)
-        if step.times > 1 and not saves and len(set(map(_outcome, observed))) == 1:
+        # Each entry and key has a name of its own: where calls come to the same, none of them is saved.
+        if step.times > 1 and step.save is None and outcomes.count(outcomes[0]) == len(outcomes):
             inner = self._call_lines(step, outcomes[0])
             return [
                 "- repeat:",
@@ -299,10 +299,6 @@ class _Writer:
         if isinstance(value, (list, tuple)):
             return _flow_list([self._value(item) for item in value])
         return _value(value)
-
-
-def _outcome(observed: Observation) -> str:
-    return observed.error if isinstance(observed, Raised) else ""
 
 
 def _error_lines(observed: Observation) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from contextlib import suppress
 from time import perf_counter
 
 __all__ = ["LoopWatch"]
@@ -33,10 +34,8 @@ class LoopWatch:
         self._buffer = ctypes.create_string_buffer(64)
 
     async def __aenter__(self) -> LoopWatch:
-        try:
+        with suppress(OSError):
             self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        except OSError:
-            self._file = None
         self._last = (perf_counter(), self._waited_for_processor_s())
         self._task = asyncio.create_task(self._tick())
         await asyncio.sleep(0)

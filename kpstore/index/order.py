@@ -236,13 +236,11 @@ class Order:
                     continue
             elif among is not None and not among.intersect(node.members):
                 continue
-            if isinstance(node, _Fork) and len(node.members) > small:
+            # Below a small one there may be more than was to be expected.
+            if isinstance(node, _Fork) and (len(node.members) > small or _common(among, node.members) > _FEW):
                 nodes += (node.low, node.high)
                 continue
             members = node.members if among is None else node.members & among
-            if isinstance(node, _Fork) and len(members) > _FEW:  # more than was to be expected
-                nodes += (node.low, node.high)
-                continue
             last = offset + wanted - len(found)
             if isinstance(node, _Leaf) and node.low == node.high:
                 found += members[offset:last]

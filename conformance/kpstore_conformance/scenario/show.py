@@ -53,11 +53,11 @@ def view(value: object) -> Any:
     return seen
 
 
-def _outer_view(value: object) -> Any:
+def _outer_view(value: Any) -> Any:
     """The `view` of a value, but for what is in it. A mapping or list is a new one."""
     kind = type(value)
     if kind is dict:
-        return value.copy()  # type: ignore[attr-defined]
+        return value.copy()
     names = _fields(kind)
     if names is not None:
         return {name: getattr(value, name) for name in names}
